@@ -1,0 +1,232 @@
+"""The only wiring: start and stop everything, in the order of the sketch in docs/architecture.md."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+
+from otel_url_monitor.exposition import Exposition, Renderer
+from otel_url_monitor.fleet import SILENCE_LIMIT, Fleet, WorkerStatus
+from otel_url_monitor.instruments import Instruments
+from otel_url_monitor.messages import Report, Setup
+from otel_url_monitor.model import MetricsLevel, ProbeResult, Target
+from otel_url_monitor.results import Results, TargetState
+from otel_url_monitor.scheduler import Probed
+from otel_url_monitor.telemetry import Telemetry
+from otel_url_monitor.web import create_app
+
+_logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 4.5
+"""After a signal the process ends by itself; should it not, it is ended after this long."""
+
+_DRAIN_SECONDS = 2
+"""How long answers under way may take after a signal; a slow reader must not keep the process."""
+
+_KEEP_ALIVE_SECONDS = 75
+"""Above the usual scrape intervals, so that a scraper keeps its connection."""
+
+
+class CannotListenError(Exception):
+    """The address is taken or not ours; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        host: address to listen on.
+        port: TCP port; 0 lets the system choose.
+        workers: prober processes.
+        silence_limit: seconds without a word from a worker after which we are not healthy.
+    """
+
+    targets: tuple[Target, ...]
+    level: MetricsLevel
+    host: str
+    port: int
+    workers: int = 1
+    silence_limit: float = SILENCE_LIMIT
+
+
+def run(options: Options, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; both end it within 5 s, and are ignored from then on.
+
+    Args:
+        options: what to run.
+        announce: takes the base URL once everything is up.
+
+    Raises:
+        CannotListenError: before anything was started.
+    """
+    with _listen(options.host, options.port) as listener:
+        asyncio.run(_Service(options).serve(listener, announce))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, made first, so that a port in use is found before anything is started."""
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CannotListenError(f"cannot listen on {place}: {error.strerror}") from None
+    except UnicodeError:
+        raise CannotListenError(f"cannot listen on {place}: not a host name") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # With the address reused, two sockets may be bound to a port; only one of them may listen.
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise CannotListenError(f"cannot listen on {place}: {error.strerror}") from None
+    return listener
+
+
+class _Service:
+    """Everything that lives long in the main process; also what the self-metrics ask."""
+
+    def __init__(self, options: Options) -> None:
+        self._loaded_at = time.time()
+        self._is_ready = False
+        self._results = Results(options.targets)
+        self._telemetry = Telemetry()
+        self._fleet = Fleet(
+            options.targets,
+            workers=options.workers,
+            setup=Setup(tls_facts=options.level is MetricsLevel.FULL, log_level=logging.getLogger().level),
+            on_report=self._take,
+            silence_limit=options.silence_limit,
+        )
+        self._instruments = Instruments(self._telemetry.meter(), self._results, options.level, self)
+        self._exposition = Exposition(Renderer(self._telemetry.reader))
+        app = create_app(self._exposition, self._results, self._fleet.complaints, lambda: self._is_ready)
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                http="h11",  # what is installed with us, whatever else may be there
+                ws="none",
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_DRAIN_SECONDS + 1,
+            )
+        )
+
+    async def serve(self, listener: socket.socket, announce: Callable[[str], None]) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # Not the loop's own way: when it closes, a second signal would find the default action and kill us.
+        _on_signals(lambda *_: loop.call_soon_threadsafe(stop.set))
+        self._fleet.start()
+        self._exposition.start()
+        serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        self._is_ready = True
+        # What was made so far stays for good: the collector need not look at it again on every scrape.
+        gc.freeze()
+        announce(_base_url(listener))
+        await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        await self._stop(serving)
+
+    async def _stop(self, serving: "asyncio.Task[None]") -> None:
+        _on_signals(signal.SIG_IGN)
+        _logger.info("stopping")
+        self._is_ready = False
+        _end_after(_STOP_SECONDS)
+        self._exposition.stop()
+        self._server.should_exit = True
+        await asyncio.gather(asyncio.to_thread(self._fleet.stop), serving)
+        self._telemetry.shutdown()
+        _logger.info("stopped")
+
+    def _take(self, report: Report) -> None:
+        for event in report.events:
+            if isinstance(event, Probed):
+                before = self._results.record(event.result)
+                if before is not None:
+                    self._instruments.record(before, event.result, event.lag)
+                    _log(before, event.result)
+            else:
+                self._results.record_skipped(event.target_id, event.reason, event.count)
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        return self._fleet.statuses()
+
+    def render_seconds(self) -> float | None:
+        return self._exposition.render_seconds
+
+    def headroom(self) -> int:
+        return self._telemetry.headroom()
+
+    def config_loaded_at(self) -> float:
+        return self._loaded_at
+
+    def config_is_current(self) -> bool:
+        return True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which would end the process with SIGTERM's own code."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish the answers under way, and cut off whoever has not read his in time.
+
+        uvicorn would cancel them instead, and log a traceback for each.
+        """
+        asyncio.get_running_loop().call_later(_DRAIN_SECONDS, self._cut_off)
+        await super().shutdown(sockets)
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+
+def _on_signals(action: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, action)
+
+
+def _end_after(seconds: float) -> None:
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104 - compared
+    return f"http://{shown}:{port}"
+
+
+def _log(before: TargetState, result: ProbeResult) -> None:
+    """One line when a target's outcome changes; every probe at debug level."""
+    url = before.target.display_url
+    previous = before.latest.outcome if before.latest else None
+    extra = {"url": url, "outcome": result.outcome.value, "reason": result.failure, "trace_id": result.trace_id}
+    words = f"{result.outcome}: {result.failure} ({result.detail})" if result.failure else str(result.outcome)
+    if previous is not result.outcome and (previous is not None or result.failure is not None):
+        level = logging.INFO if result.failure is None else logging.WARNING
+        _logger.log(level, "%s is now %s", url, words, extra=extra)
+    else:
+        _logger.debug("%s: %s", url, words, extra=extra)

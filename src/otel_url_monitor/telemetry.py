@@ -1,0 +1,148 @@
+"""Build and stop the OpenTelemetry SDK; the only code that knows it."""
+
+import uuid
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import Meter
+from opentelemetry.sdk.metrics import (
+    Counter,
+    ExemplarReservoir,
+    Histogram,
+    MeterProvider,
+    ObservableCounter,
+    ObservableGauge,
+    ObservableUpDownCounter,
+    TraceBasedExemplarFilter,
+    UpDownCounter,
+)
+from opentelemetry.sdk.metrics.export import Gauge as GaugeData
+from opentelemetry.sdk.metrics.export import Histogram as HistogramData
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric, MetricsData, NumberDataPoint
+from opentelemetry.sdk.metrics.export import Sum as SumData
+from opentelemetry.sdk.metrics.view import View
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.util.types import Attributes
+from prometheus_client import CollectorRegistry
+
+from otel_url_monitor import __version__
+
+__all__ = [
+    "ATTRIBUTE_SETS",
+    "GaugeData",
+    "HistogramData",
+    "HistogramDataPoint",
+    "Metric",
+    "MetricsData",
+    "NumberDataPoint",
+    "SnapshotReader",
+    "SumData",
+    "Telemetry",
+]
+
+ATTRIBUTE_SETS = 1_000_000
+"""Attribute sets per instrument. The SDK's own limit is 2,000 for the process's lifetime, and the 2,001st
+target would vanish without a word; nothing is allocated ahead."""
+
+_INSTRUMENTS = (Counter, Histogram, ObservableCounter, ObservableGauge, ObservableUpDownCounter, UpDownCounter)
+
+
+class SnapshotReader(PrometheusMetricReader):
+    """The Prometheus reader, whose data are read as the SDK collected them instead of translated one by one.
+
+    Not thread-safe: one `read` at a time.
+    """
+
+    def __init__(self) -> None:
+        self._latest: MetricsData | None = None
+        super().__init__(
+            scope_info_enabled=False,
+            registry=CollectorRegistry(),
+            cardinality_limits=dict.fromkeys(_INSTRUMENTS, ATTRIBUTE_SETS),
+        )
+
+    def read(self) -> MetricsData | None:
+        """Collect now; `None` when there is nothing to see."""
+        # The SDK's deadline counts by the wall clock, which may step; our callbacks only read a snapshot.
+        self.collect(timeout_millis=1e9)
+        latest, self._latest = self._latest, None
+        return latest
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> None:  # noqa: ARG002
+        self._latest = metrics_data
+
+
+class Telemetry:
+    """The metrics half of the SDK: a provider and the reader that `/metrics` serves.
+
+    Attributes:
+        reader: what `/metrics` is rendered from.
+        resource_attributes: who we are, as `target_info` says it.
+    """
+
+    def __init__(self) -> None:
+        resource = _resource()
+        self.reader = SnapshotReader()
+        self.resource_attributes = dict(resource.attributes)
+        self._provider = MeterProvider(
+            metric_readers=[self.reader],
+            resource=resource,
+            views=[_without_exemplars(ObservableGauge), _without_exemplars(ObservableCounter)],
+            exemplar_filter=_SampledExemplars(),
+            shutdown_on_exit=False,
+        )
+        # OTEL_SDK_DISABLED governs tracing and push; `/metrics` is served in any case.
+        self._provider._disabled = False  # noqa: SLF001 - no public way; held by a test
+
+    def meter(self) -> Meter:
+        """The meter for all of our instruments."""
+        return self._provider.get_meter("otel_url_monitor", __version__)
+
+    def headroom(self) -> int:
+        """Attribute sets that the fullest instrument can still take before targets would vanish."""
+        storage = self._provider._measurement_consumer._reader_storages[self.reader]  # noqa: SLF001 - no public way; held by a test
+        # A copy, made in one step: a histogram's first measurement may add to it meanwhile.
+        found = list(storage._instrument_view_instrument_matches.values())  # noqa: SLF001
+        matches = [match for one in found for match in one]
+        return ATTRIBUTE_SETS - max((len(match._attributes_aggregation) for match in matches), default=0)  # noqa: SLF001
+
+    def shutdown(self) -> None:
+        """Stop collecting."""
+        self._provider.shutdown()
+
+
+class _SampledExemplars(TraceBasedExemplarFilter):
+    """The trace-based filter, without asking for a span where none can be: 1 us less per series and scrape."""
+
+    def should_sample(self, value: float, time_unix_nano: int, attributes: Attributes, context: Context) -> bool:
+        return bool(context) and super().should_sample(value, time_unix_nano, attributes, context)
+
+
+class _NoReservoir(ExemplarReservoir):
+    """Exemplars belong to histograms: for the observable instruments none are looked for (2 us per series)."""
+
+    def offer(self, *_: Any) -> None:
+        pass
+
+    def collect(self, _point_attributes: Attributes) -> list[Any]:
+        return []
+
+
+def _without_exemplars(instrument_type: type) -> View:
+    return View(instrument_type=instrument_type, exemplar_reservoir_factory=lambda _aggregation: _no_reservoir)
+
+
+def _no_reservoir(_options: dict[str, Any] | None = None, /, **_: Any) -> ExemplarReservoir:
+    return _NoReservoir()
+
+
+def _resource() -> Resource:
+    """`OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, completed by our own answers."""
+    given = OTELResourceDetector().detect().attributes
+    defaults = {
+        "service.name": "otel-url-monitor",
+        "service.version": __version__,
+        "service.instance.id": str(uuid.uuid4()),
+    }
+    return Resource.create({key: value for key, value in defaults.items() if key not in given})
