@@ -159,11 +159,6 @@ class Running:
         """The prober processes once there are that many."""
         return wait_for(lambda: len(found := self.workers()) == count and found, f"{count} workers")
 
-    def catches_signals(self) -> bool:
-        """Whether the process has taken SIGTERM over from the kernel."""
-        found = re.search(rb"^SigCgt:\t(\w+)", _read(self.pid, "status"), re.MULTILINE)
-        return bool(found and int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
-
     def end(self, number: int, *more: int, seconds: float = 5.0) -> float:
         """Send signals and wait for the end; how many seconds it took."""
         begin = time.monotonic()
@@ -223,6 +218,12 @@ def resident_bytes(pid: int) -> int:
     """Memory of a process."""
     found = re.search(rb"^VmRSS:\s+(\d+) kB", _read(pid, "status"), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has taken a signal over from the kernel."""
+    found = re.search(rb"^SigCgt:\t(\w+)", _read(pid, "status"), re.MULTILINE)
+    return bool(found and int(found[1], 16) >> (number - 1) & 1)
 
 
 def is_alive(pid: int) -> bool:

@@ -1,13 +1,13 @@
 """Servers on loopback that behave as a test wants them to: one handler, one port, one thread per connection."""
 
 import contextlib
-import datetime
 import ipaddress
 import socket
 import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -251,15 +251,15 @@ def certificate_pem(
 ) -> bytes:
     """A certificate for an IP address, self-signed unless a signer is given."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer or subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
         .sign(signer or key, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)

@@ -44,15 +44,22 @@ def exposed_when_probed(service):
     return wait_for(probed, "every target is probed")
 
 
+def name_of(labels):
+    """What a target is there to show: the path of its URL, or that its host is unknown."""
+    return urlsplit(labels["url"]).path.removeprefix("/") or "unknown-host"
+
+
 def value(samples, metric, name, **labels):
     """The value of a metric of the target of that name."""
-    (url,) = (found["url"] for found in samples.labels("probe_success") if found["name"] == name)
-    return samples.get(metric, name=name, url=url, **labels)
+    (url,) = (found["url"] for found in samples.labels("probe_success") if name_of(found) == name)
+    return samples.get(metric, url=url, **labels)
 
 
 def test_all_seven_targets_are_there(demo):
-    """Every target has its name as a label, and was probed within its first interval."""
-    assert {labels["name"] for labels in demo.exposed.labels("probe_success")} == set(NAMES)
+    """Every target was probed within its first interval, and carries its URL alone."""
+    shown = demo.exposed.labels("sample_external_url_up")
+    assert {name_of(labels) for labels in shown} == set(NAMES)
+    assert {tuple(labels) for labels in shown} == {("url",)}
 
 
 def test_each_target_does_what_its_name_says(demo):
@@ -69,7 +76,7 @@ def test_each_target_does_what_its_name_says(demo):
     assert value(samples, "url_monitor_probe_failure_info", "503", reason="unexpected_status") == 1
     assert value(samples, "url_monitor_probe_failure_info", "expired-certificate", reason="tls_expired") == 1
     assert value(samples, "probe_ssl_earliest_cert_expiry", "expired-certificate") < time.time()
-    classes = {labels["class"]: labels["name"] for labels in samples.labels("url_monitor_probe_failures_total")}
+    classes = {labels["class"]: name_of(labels) for labels in samples.labels("url_monitor_probe_failures_total")}
     assert classes | {"content": ""} == {"dns": "unknown-host", "tls": "expired-certificate", "content": ""}
 
 

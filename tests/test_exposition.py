@@ -9,17 +9,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from factories import (
-    TRACE_ID,
-    URL,
-    Metrics,
-    Worker,
-    make_certificate,
-    make_hop,
-    make_result,
-    make_target,
-    sample_names,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -33,6 +22,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Exemplar
 
+from factories import (
+    TRACE_ID,
+    URL,
+    Metrics,
+    Worker,
+    make_certificate,
+    make_hop,
+    make_result,
+    make_target,
+    sample_names,
+)
 from otel_url_monitor.exposition import MAX_AGE, Exposition, Format, Renderer
 from otel_url_monitor.instruments import Instruments
 from otel_url_monitor.model import FailureReason, MetricsLevel, Phases, SkipReason
@@ -169,10 +169,10 @@ class TestExemplars:
         """A probe with a trace marks the bucket it fell into, and no other series."""
         target = make_target()
         metrics = Metrics([target], MetricsLevel.FULL)
-        metrics.probed(make_result(target, make_hop(duration=0.3), trace_id=TRACE_ID))
+        metrics.probed(make_result(target, make_hop(duration=0.5), trace_id=TRACE_ID))
         ((sample, exemplar),) = _exemplars(metrics)
         assert sample == (f"{LATENCY}_bucket", {"url": URL, "le": "0.5"}, 1.0)
-        assert (exemplar.labels, exemplar.value) == ({"trace_id": TRACE_ID}, 0.3)
+        assert (exemplar.labels, exemplar.value) == ({"trace_id": TRACE_ID}, 0.5)
         assert exemplar.timestamp is not None
 
     def test_none_in_the_text_format(self) -> None:

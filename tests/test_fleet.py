@@ -119,19 +119,24 @@ def test_a_worker_that_does_not_read_is_killed():
 
 def test_a_killed_worker_is_started_again():
     """The next process follows in moments, counts as a restart, and the CPU counter goes on from where it was."""
-    with site() as server, fleet(target(server.url)) as made:
-        cpu = [0.0]
+    cpu, results = [], []
+
+    def take(report):
+        cpu.append(made.statuses()[0].cpu_seconds)
+        results.extend(report.events)
+
+    with site() as server, fleet(target(server.url), on_report=take) as made:
         for restarts in (1, 2):
-            wait_for(lambda: made.statuses()[0].cpu_seconds > cpu[-1], "a report")
-            cpu.append(made.statuses()[0].cpu_seconds)
+            wait_for(lambda: made.statuses()[0].cpu_seconds > sum(cpu[:1]), "a report")
             (pid,) = pids(made)
             os.kill(pid, signal.SIGKILL)
             wait_for(lambda pid=pid: pids(made) != [pid], "another process")
             assert made.statuses()[0].restarts == restarts
-            cpu.append(made.statuses()[0].cpu_seconds)
-            taken = len(made.reports.events)
-            wait_for(lambda taken=taken: len(made.reports.events) > taken, "probing goes on")
-        assert all(before <= after for before, after in itertools.pairwise(cpu))
+            used, taken = made.statuses()[0].cpu_seconds, len(results)
+            wait_for(lambda taken=taken: len(results) > taken, "probing goes on")
+            assert made.statuses()[0].cpu_seconds > used + 0.03  # the new process has loaded its modules
+        made.stop()
+    assert all(before <= after for before, after in itertools.pairwise(cpu))
 
 
 def test_a_worker_that_cannot_live_is_tried_with_growing_waits(tmp_path, monkeypatch, caplog):

@@ -1,6 +1,8 @@
 """The metric contract: what each series says after which probe, as lines of the exposition."""
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from factories import (
     STARTED_AT,
     URL,
@@ -12,8 +14,6 @@ from factories import (
     make_target,
     sample_names,
 )
-from prometheus_client.parser import text_string_to_metric_families
-
 from otel_url_monitor.instruments import ROWS
 from otel_url_monitor.model import FailureReason, Hop, MetricsLevel, Phases, ProbeResult, SkipReason, Target
 from otel_url_monitor.results import Results, TargetState
@@ -379,8 +379,10 @@ def test_certificate_labels() -> None:
     target = make_target()
     metrics = Metrics([target], FULL).probed(make_result(target, make_hop(chain=(leaf, make_certificate(1e9)))))
     assert metrics.lines("probe_ssl_last_chain_info") == [
-        f'probe_ssl_last_chain_info{{fingerprint_sha256="{"ab" * 32}",issuer="CN=Example CA",serialnumber="0a",'
-        f'subject="CN={"x" * 253}",subjectalternative="DNS:example.com",url="{URL}"}} 1.0'
+        (
+            f'probe_ssl_last_chain_info{{fingerprint_sha256="{"ab" * 32}",issuer="CN=Example CA",serialnumber="0a",'
+            f'subject="CN={"x" * 253}",subjectalternative="DNS:example.com",url="{URL}"}} 1.0'
+        )
     ]
 
 
@@ -523,7 +525,7 @@ def test_the_service_reports_on_itself() -> None:
     """The self-metrics say how many targets and probes there are, and what each worker uses."""
     metrics = Metrics(
         [make_target()],
-        workers=[Worker(2, 1.5, 1000, 3), Worker(1, 2.5, 2000, 4)],
+        workers=[Worker(2, 1.5, 12_345_678, 3), Worker(1, 2.5, 2000, 4)],
     )
     assert metrics.lines(
         "url_monitor_targets",
@@ -541,7 +543,7 @@ def test_the_service_reports_on_itself() -> None:
         "url_monitor_worker_restarts_total 3.0",
         'url_monitor_worker_cpu_seconds_total{worker="0"} 1.5',
         'url_monitor_worker_cpu_seconds_total{worker="1"} 2.5',
-        'url_monitor_worker_resident_memory_bytes{worker="0"} 1000.0',
+        'url_monitor_worker_resident_memory_bytes{worker="0"} 1.2345678e+07',
         'url_monitor_worker_resident_memory_bytes{worker="1"} 2000.0',
     ]
 

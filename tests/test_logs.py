@@ -78,10 +78,7 @@ def test_json_escapes_what_a_target_sent(writers) -> None:
     stream = io.StringIO()
     writer = writers(stream)
     logger.info("%s", ESCAPES)
-    try:
-        raise ValueError(ESCAPES)
-    except ValueError:
-        logger.exception("raised")
+    logger.error("raised", exc_info=ValueError(ESCAPES))
     writer.drain()
     first, second = map(json.loads, stream.getvalue().strip("\n").split("\n"))
     assert stream.getvalue().isascii()
@@ -106,10 +103,7 @@ def test_a_terminal_is_not_steered_by_a_target(writers) -> None:
     stream = Terminal()
     writer = writers(stream)
     logger.info("%s", ESCAPES)
-    try:
-        raise ValueError("\x1b[2J\x9b")
-    except ValueError:
-        logger.exception("raised")
+    logger.error("raised", exc_info=ValueError("\x1b[2J\x9b"))
     writer.drain()
     message, *traceback = stream.getvalue().strip("\n").split("\n")
     assert message.endswith(r"INFO    \x1b[31mred\x07\r\nfake line\x9b\u2028")

@@ -4,10 +4,10 @@ import pickle
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from factories import make_hop, make_result, make_target
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from factories import make_hop, make_result, make_target
 from otel_url_monitor.model import BasicAuth, FailureClass, FailureReason, MetricsLevel, Outcome, Request, mask_url
 
 SECRET_KEYS = (

@@ -49,8 +49,9 @@ def prometheus(tmp_path_factory):
 
 
 def by_name(found):
-    """Values by the target's name."""
-    return {sample["metric"]["name"]: float(sample["value"][1]) for sample in found}
+    """Values by what the target is there to show: the path of its URL, or that its host is unknown."""
+    paths = (urllib.parse.urlsplit(sample["metric"]["url"]).path.removeprefix("/") for sample in found)
+    return {path or "unknown-host": float(sample["value"][1]) for path, sample in zip(paths, found, strict=True)}
 
 
 def test_prometheus_has_both_seed_metrics(prometheus):
@@ -59,7 +60,7 @@ def test_prometheus_has_both_seed_metrics(prometheus):
     values = by_name(up)
     assert values.pop("flapping") in (0, 1)
     assert values == {"200": 1, "503": 0, "slow": 1, "redirect": 1, "expired-certificate": 0, "unknown-host": 0}
-    assert {frozenset(sample["metric"]) for sample in up} == {frozenset(("__name__", "name", "url", "job", "instance"))}
+    assert {frozenset(sample["metric"]) for sample in up} == {frozenset(("__name__", "url", "job", "instance"))}
     wanted = {"200", "503", "slow", "redirect", "flapping"}
     took = wait_for(
         lambda: wanted <= set(found := by_name(prometheus("sample_external_url_response_ms"))) and found, "times"

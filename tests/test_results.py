@@ -1,9 +1,9 @@
 """What is known of each target: latest result and counters."""
 
+import sys
 import threading
 
 from factories import make_hop, make_result, make_target, make_targets
-
 from otel_url_monitor.model import FailureReason, Outcome, SkipReason
 from otel_url_monitor.results import Results, TargetState
 
@@ -104,12 +104,17 @@ def test_no_count_is_lost_between_threads() -> None:
                 results.record_skipped(result.target_id, SkipReason.SATURATED, 2)
 
     threads = [threading.Thread(target=record) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for state in results.snapshot():
-        assert state.results[Outcome.FAILURE] == sum(state.failures.values())
-    for thread in threads:
-        thread.join()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for state in results.snapshot():
+            assert state.results[Outcome.FAILURE] == sum(state.failures.values())
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
     assert results.snapshot() == tuple(
         TargetState(
             target=target,

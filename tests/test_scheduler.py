@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
 import pytest
-from factories import make_hop, make_result, make_target, make_targets
 
+from factories import make_hop, make_result, make_target, make_targets
 from otel_url_monitor.model import FailureReason, ProbeResult, SkipReason, Target
 from otel_url_monitor.scheduler import Probed, Scheduler, Skipped, phase
 
@@ -49,6 +49,7 @@ class HeldProbe:
 
     def __init__(self) -> None:
         self.probed: list[Target] = []
+        self.threads: list[int] = []
         self._changed = threading.Condition()
         self._allowed: Counter[str] = Counter()
         self._is_open = False
@@ -56,6 +57,7 @@ class HeldProbe:
     def __call__(self, target: Target) -> ProbeResult:
         with self._changed:
             self.probed.append(target)
+            self.threads.append(threading.get_ident())
             self._changed.notify_all()
             assert self._changed.wait_for(lambda: self._is_open or self._allowed[target.url], PATIENCE)
             self._allowed[target.url] -= 1
@@ -179,6 +181,17 @@ class TestGrid:
         assert trace.problems() == []
         lags = [event.lag for event in trace.events.all if isinstance(event, Probed)]
         assert sorted(lags)[len(lags) // 2] < 0.02
+
+    def test_a_quick_target_does_not_wait_for_a_slow_one(self) -> None:
+        """A target that comes round soon is probed in time while the others are not due for a long while."""
+        events = Events()
+        quick, slow = make_target("https://quick.example/", interval=0.01), make_target(interval=86400.0)
+        scheduler = Scheduler(lambda target: make_result(target, make_hop()), events, max_in_flight=4)
+        scheduler.set_targets([quick, slow])
+        made = events.wait_for(20)
+        scheduler.stop()
+        join(probing_threads())
+        assert all(event.result.target_id == quick.id for event in made if isinstance(event, Probed))
 
     def test_a_late_start_is_told(self, lab) -> None:
         """How long after its due time a probe started is part of what is delivered."""
@@ -366,7 +379,7 @@ class TestStopping:
         assert one.probe.probed == []
 
     def test_every_probe_is_delivered_once(self) -> None:
-        """However a stop falls, each probe that was begun is delivered or counts as skipped, before the stop is over."""
+        """However a stop falls, each probe is delivered or counts as skipped, and all before the stop is over."""
         for _ in range(100):
             trace = Trace(duration=lambda: 0.0)
             scheduler = trace.scheduler(max_in_flight=8)
@@ -390,8 +403,9 @@ class TestChangingTargets:
         one.clock.now += 3.0
         one.watch(A, C)
         dues = {A: one.first_due(A), C: 5000.0 + phase(C, WALL) + 3.0}
-        for target in sorted(dues, key=dues.__getitem__):
+        for number, target in enumerate(sorted(dues, key=dues.__getitem__), 1):
             one.move_to(dues[target])
+            one.events.wait_for(number)
         assert sorted(map(repr, one.events.wait_for(2))) == sorted(map(repr, (probed(A), probed(C))))
 
     def test_a_removed_target_s_probe_is_forgotten(self, lab) -> None:
@@ -453,10 +467,9 @@ class TestThreads:
         scheduler = trace.scheduler(max_in_flight=500)
         scheduler.set_targets([make_target(str(number), interval=0.2) for number in range(50)])
         trace.events.wait_for(250)
-        few = len(probing_threads())
         scheduler.stop()
         join(probing_threads())
-        assert few <= 10
+        assert trace.most_threads <= min(trace.most_in_flight + 2, 40)
 
     def test_idle_threads_end(self) -> None:
         """After a burst the threads that are not needed any more end by themselves."""
@@ -482,6 +495,24 @@ class TestThreads:
         scheduler.stop()
         join(probing_threads())
 
+    def test_the_latest_idle_thread_goes_first(self, lab) -> None:
+        """After a burst the same few threads do the work, so that the others can end and the few stay warm."""
+        one = lab(max_in_flight=20)
+        one.watch(A, *(make_target(str(number), interval=10.0) for number in range(19)))
+        one.move_to(5010.0)
+        one.probe.has_begun(20)
+        for target in one.targets:
+            one.probe.end(target)
+        one.events.wait_for(20)
+        one.watch(A)
+        for number in range(1, 21):
+            one.move_to(5010.0 + 10.0 * number)
+            one.probe.has_begun(20 + number)
+            one.probe.end(A)
+            one.events.wait_for(20 + number)
+        assert len(set(one.probe.threads[:20])) == 20
+        assert len(set(one.probe.threads[20:])) <= 4
+
     def test_threads_are_bounded(self, lab) -> None:
         """There are never more threads, and so probes in flight, than allowed."""
         one = lab(max_in_flight=3)
@@ -500,6 +531,9 @@ class Trace:
         self.dues: dict[str, list[float]] = defaultdict(list)
         self.handled: Counter[str] = Counter()
         self.begun = 0
+        self.most_in_flight = 0
+        self.most_threads = 0
+        self._scheduler: Scheduler | None = None
         self._duration = duration
         self._intervals: dict[str, float] = {}
         self._own = threading.local()
@@ -508,9 +542,13 @@ class Trace:
         self._problems: list[str] = []
 
     def scheduler(self, max_in_flight: int) -> Scheduler:
-        return Scheduler(self.probe, self.deliver, max_in_flight=max_in_flight, monotonic=self.clock)
+        self._scheduler = Scheduler(self.probe, self.deliver, max_in_flight=max_in_flight, monotonic=self.clock)
+        return self._scheduler
 
     def clock(self) -> float:
+        """The clock is read under the scheduler's lock, and just before a probe is begun or another thread started."""
+        self.most_in_flight = max(self.most_in_flight, self._scheduler.in_flight + 1)
+        self.most_threads = max(self.most_threads, self._scheduler._threads)
         self._own.now = time.monotonic()
         return self._own.now
 
@@ -575,3 +613,4 @@ def test_no_place_is_lost_under_stress(max_in_flight: int, longest: float) -> No
     assert trace.problems() == []
     assert len(trace.dues) == len(targets)
     assert min(reached.values()) > stopped - 1.0
+    assert trace.most_threads <= min(trace.most_in_flight + 2, max_in_flight)

@@ -20,9 +20,11 @@ import pytest
 
 from otel_url_monitor.model import Target
 from otel_url_monitor.scheduler import phase
+from otel_url_monitor.service import CannotListenError, _listen
 from processes import (
     COMMAND,
     assert_calm,
+    catches,
     free_port,
     hostile,
     is_alive,
@@ -270,20 +272,30 @@ def two(*arguments):
 
 
 def test_a_stop_at_any_moment_of_the_start_is_a_stop(tmp_path):
-    """From the moment signals are caught, through loading and the first probes, both of them end with code 0."""
+    """From the moment signals are caught, through loading and the first probes, a Ctrl-C or SIGTERM is code 0."""
     config = write_config(tmp_path, [f"http://127.0.0.1:{free_port()}/{n}" for n in range(20)], interval="1s")
     moments = [*(n / 10 for n in range(8)), *(random.uniform(0, 1.5) for _ in range(6))]
 
     def stop_after(number):
-        with running("run", "-c", str(config), "--port", "0", "--workers", "2") as service:
-            wait_for(service.catches_signals, "signals are caught")
+        with running("run", "-c", str(config), "--port", "0", "--workers", "2", process_group=0) as service:
+            wait_for(lambda: catches(service.pid, signal.SIGTERM), "signals are caught")
             assert time.monotonic() - service.started < 2
             time.sleep(moments[number])  # the moment is the point, not a state
-            service.end(SIGNALS[number % 2])
+            os.killpg(service.pid, SIGNALS[number % 2])
+            service.process.wait(timeout=5)
             service.assert_ended_well()
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(stop_after, range(len(moments))))
+
+
+def test_a_ctrl_c_while_workers_start_is_a_stop():
+    """A Ctrl-C at the moment a worker is being loaded is the main process's business alone: no traceback of another."""
+    with running("run", "http://127.0.0.1:1/", "--port", "0", process_group=0) as service:
+        wait_for(lambda: any(catches(pid, signal.SIGINT) for pid in service.workers()), "a worker loads its modules")
+        os.killpg(service.pid, signal.SIGINT)
+        service.process.wait(timeout=5)
+        service.assert_ended_well()
 
 
 def test_an_idle_service_stops_at_once():
@@ -392,7 +404,7 @@ def test_a_log_that_nobody_reads_holds_up_nothing(tmp_path):
             wait_for(lambda: waiting_bytes(end) > 3000, "the pipe is full")
             hits = target.hits.total()
             wait_for(lambda: target.hits.total() > hits + 500, "probing goes on")
-            service.end(signal.SIGTERM)
+            assert service.end(signal.SIGTERM) < 3
             service.assert_ended_well()
 
 
@@ -411,6 +423,14 @@ def test_a_port_in_use_is_said_in_one_line():
         ended = run_command("run", "http://127.0.0.1:1/", "--host", "127.0.0.1", "--port", str(port))
     message = f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", message)
+
+
+def test_a_port_is_ours_from_the_first_moment_on():
+    """A port is found taken even when who has it is not serving yet."""
+    with _listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(CannotListenError, match=f"^cannot listen on 127.0.0.1:{port}: Address already in use$"):
+            _listen("127.0.0.1", port)
 
 
 def test_of_two_services_that_start_at_once_one_gets_the_port():

@@ -3,8 +3,8 @@
 from collections import Counter
 
 import pytest
-from factories import make_target, make_targets
 
+from factories import make_target, make_targets
 from otel_url_monitor.sharding import owner, partition
 
 TARGETS = make_targets(10_000)
@@ -15,7 +15,7 @@ def test_every_target_has_one_worker(workers: int) -> None:
     """Each target goes to exactly one worker, in the order of the configuration."""
     parts = partition(TARGETS, workers)
     assert len(parts) == workers
-    assert sorted((target.id for part in parts for target in part)) == sorted(target.id for target in TARGETS)
+    assert sorted(target.id for part in parts for target in part) == sorted(target.id for target in TARGETS)
     positions = {target.id: position for position, target in enumerate(TARGETS)}
     assert all([positions[t.id] for t in part] == sorted(positions[t.id] for t in part) for part in parts)
 

@@ -7,9 +7,9 @@ import uuid
 from collections import Counter
 
 import pytest
-from factories import URL, Metrics, make_hop, make_result, make_target, make_targets
 from opentelemetry.metrics import Observation
 
+from factories import TRACE_ID, URL, Metrics, make_hop, make_result, make_target, make_targets
 from otel_url_monitor.model import MetricsLevel
 from otel_url_monitor.telemetry import ATTRIBUTE_SETS, SnapshotReader, Telemetry
 
@@ -128,6 +128,14 @@ def test_a_variable_that_is_not_text_does_not_break_the_exposition() -> None:
     )
     assert 'team="?"' in done.stdout
     assert f'\nsample_external_url_up{{url="{URL}"}} 1.0\n' in done.stdout
+
+
+def test_exemplars_are_not_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_METRICS_EXEMPLAR_FILTER is about push as well: the way from a bucket to a trace stays."""
+    monkeypatch.setenv("OTEL_METRICS_EXEMPLAR_FILTER", "always_off")
+    target = make_target()
+    metrics = Metrics([target], MetricsLevel.FULL).probed(make_result(target, make_hop(), trace_id=TRACE_ID))
+    assert f'# {{trace_id="{TRACE_ID}"}} 0.25 ' in metrics.openmetrics()
 
 
 def test_a_stopped_provider_is_quiet() -> None:

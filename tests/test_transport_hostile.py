@@ -6,26 +6,28 @@ import struct
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import servers
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from servers import OK, Handler, Peer, Server, Wrap, answers, redirects
 
-from otel_url_monitor.model import FailureReason, Limits, Outcome, ProbeResult, Request, Target, Tls
+import servers
+from otel_url_monitor.model import Limits, ProbeResult, Request, Target, Tls
 from otel_url_monitor.prober import Prober
+from servers import OK, Handler, Peer, Server, Wrap, answers, redirects
 
 SHORT = 0.5
 """Seconds given to a server that will use them up."""
 
 GRACE = 0.25
 """Seconds that a probe may take over its timeout on a busy machine."""
+
+GET, ROOMY, VERIFIED, HEALTHY = Request(), Limits(), Tls(), answers(OK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,8 @@ class Case:
     reasons: tuple[str | None, ...]
     status: int
     timeout: float = 5.0
-    request: Request = Request()
-    limits: Limits = Limits()
+    request: Request = GET
+    limits: Limits = ROOMY
 
 
 def case(name: str, handler: Handler, reason: str | None, status: int, **more: object) -> Case:
@@ -326,11 +328,11 @@ class TlsCase:
     reasons: tuple[str | None, ...]
     certificates: int = 1
     is_handshaken: bool = False
-    handler: Handler = answers(OK)
+    handler: Handler = HEALTHY
     timeout: float = 5.0
-    tls: Tls = Tls()
+    tls: Tls = VERIFIED
     status: int = 0
-    limits: Limits = Limits()
+    limits: Limits = ROOMY
 
 
 def tls_case(name: str, wrap: Callable[[trustme.CA, Path], Wrap], reason: str | None, **more: object) -> TlsCase:

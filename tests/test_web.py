@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
-from factories import Metrics, make_hop, make_result, make_targets
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from starlette.applications import Starlette
 
+from factories import Metrics, make_hop, make_result, make_targets
 from otel_url_monitor import __version__
 from otel_url_monitor.exposition import Exposition, Format, Renderer
-from otel_url_monitor.results import Results
 from otel_url_monitor.web import create_app
 from otel_url_monitor.web.app import negotiate
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 from requests import PreparedRequest
@@ -19,6 +19,7 @@ from otel_url_monitor.transport import Budget, CurlAdapter, CurlResponse, ProbeS
 
 _USER_AGENT = f"otel-url-monitor/{__version__}"
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_IN_PATH = "!$%&'()*+,/:;=@[]~"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -162,9 +163,17 @@ def _prepare(target: Target) -> PreparedRequest:
     headers = {"User-Agent": _USER_AGENT, "Accept": "*/*"}
     prepared = PreparedRequest()
     prepared.prepare(method=target.request.method, url=target.url, headers=headers)
+    prepared.url = _as_written(prepared.url or "", target.url)
     prepared.headers.update(target.request.headers)
     prepared.body = target.request.body
     return prepared
+
+
+def _as_written(prepared: str, configured: str) -> str:
+    """The prepared URL with path and query as configured: requests would take out dot segments and decode."""
+    written = urlsplit(configured)
+    path, query = quote(written.path or "/", safe=_IN_PATH), quote(written.query, safe=_IN_PATH + "?")
+    return urlsplit(prepared)._replace(path=path, query=query).geturl()
 
 
 def _basic(username: str, password: bytes) -> str:

@@ -65,7 +65,8 @@ class Scheduler:
 
     One idle thread at a time, the leader, waits for the next due time; it then makes that probe itself, so
     that no job is handed over between due time and start, and the most recently idle thread leads next: a
-    small fleet keeps few threads, and few libcurl handles, warm.
+    small fleet keeps few threads, and few libcurl handles, warm. A thread makes a probe, leads, idles, or is
+    on its way to lead; a further one is started only when all there are make probes.
 
     Args:
         probe: makes one probe; what it raises counts as `internal_error`.
@@ -97,6 +98,7 @@ class Scheduler:
         self._slots: dict[str, _Slot] = {}
         self._heap: list[_Slot] = []
         self._leader: threading.Lock | None = None
+        self._coming: threading.Lock | None = None
         self._idle: list[threading.Lock] = []
         self._in_flight: set[_Slot] = set()
         self._threads = 0
@@ -141,13 +143,17 @@ class Scheduler:
                 self._deliver(Skipped(target_id=slot.target.id, reason=SkipReason.SHUTDOWN, count=1))
             self._in_flight.clear()
 
-    def _work(self) -> None:
-        wake = threading.Lock()
-        wake.acquire()
-        while (due := self._next(wake)) is not None:
-            slot, target, lag = due
-            result = self._probe_one(target)
-            self._finish(slot, result, lag)
+    def _work(self, wake: threading.Lock) -> None:
+        with self._lock:  # but not while probing or waiting
+            while (due := self._next(wake)) is not None:
+                slot, target, lag = due
+                self._lock.release()
+                try:
+                    result = self._probe_one(target)
+                finally:
+                    self._lock.acquire()
+                self._finish(slot, result, lag)
+            self._threads -= 1
 
     def _probe_one(self, target: Target) -> ProbeResult:
         started_at, begin = self._wall(), time.perf_counter()
@@ -165,24 +171,24 @@ class Scheduler:
 
     def _next(self, wake: threading.Lock) -> tuple[_Slot, Target, float] | None:
         """Wait, as leader or for the lead, until a probe is due: its slot, target and lag; `None` ends the thread."""
-        with self._lock:
-            while not self._is_stopping:
-                if self._leader is not None:
-                    if not self._wait_for_the_lead(wake):
-                        break
-                    continue
-                now = self._monotonic()
-                if self._heap and self._heap[0].due <= now:
-                    slot = heapq.heappop(self._heap)
-                    lag = self._catch_up(slot, now)
-                    self._in_flight.add(slot)
-                    self._lead_anew(now)
-                    return slot, slot.target, lag
-                self._leader = wake
-                self._wait(wake, self._heap[0].due - now if self._heap else self._idle_seconds)
-                self._leader = None
-            self._threads -= 1
-            return None
+        while not self._is_stopping:
+            if self._coming is wake:
+                self._coming = None
+            if self._leader is not None:
+                if not self._wait_for_the_lead(wake):
+                    return None
+                continue
+            now = self._monotonic()
+            if self._heap and self._heap[0].due <= now:
+                slot = heapq.heappop(self._heap)
+                lag = self._catch_up(slot, now)
+                self._in_flight.add(slot)
+                self._lead_anew(now)
+                return slot, slot.target, lag
+            self._leader = wake
+            self._wait(wake, self._heap[0].due - now if self._heap else self._idle_seconds)
+            self._leader = None
+        return None
 
     def _wait_for_the_lead(self, wake: threading.Lock) -> bool:
         """Whether it was given; not after too long an idleness."""
@@ -214,17 +220,23 @@ class Scheduler:
         """See to it that somebody waits for the next due time: wake the leader or an idle thread, or add one."""
         if self._leader is not None:
             _wake(self._leader)
+        elif self._coming is not None:
+            return  # under a heavy load it may take long, and one more would take longer
         elif self._idle:
-            _wake(self._idle.pop())
+            self._coming = self._idle.pop()
+            _wake(self._coming)
         elif self._threads < self._max_threads and self._heap:
             self._add_thread(now)
 
     def _add_thread(self, now: float) -> None:
         if now < self._refused_until:
             return
+        wake = threading.Lock()
+        wake.acquire()
         self._threads += 1
         try:
-            threading.Thread(target=self._work, name="probe", daemon=True).start()
+            threading.Thread(target=self._work, args=(wake,), name="probe", daemon=True).start()
+            self._coming = wake
         except RuntimeError:
             # No thread to be had: the ones there are go on, and what they miss counts as saturated.
             self._threads -= 1
@@ -234,20 +246,19 @@ class Scheduler:
             _logger.warning("cannot start another probing thread; %d are running", self._threads)
 
     def _finish(self, slot: _Slot, result: ProbeResult, lag: float) -> None:
-        with self._lock:
-            if slot not in self._in_flight:
-                return
-            self._in_flight.discard(slot)
-            now, interval = self._monotonic(), slot.target.interval
-            slot.due += interval
-            overrun = int((now - slot.due) // interval) + 1 if slot.due <= now else 0
-            slot.due += overrun * interval
-            heapq.heappush(self._heap, slot)
-            if self._heap[0] is slot and self._leader is not None:
-                _wake(self._leader)
-            self._deliver(Probed(result=result, lag=lag))
-            if overrun:
-                self._deliver(Skipped(target_id=slot.target.id, reason=SkipReason.OVERRUN, count=overrun))
+        if slot not in self._in_flight:
+            return
+        self._in_flight.discard(slot)
+        now, interval = self._monotonic(), slot.target.interval
+        slot.due += interval
+        overrun = int((now - slot.due) // interval) + 1 if slot.due <= now else 0
+        slot.due += overrun * interval
+        heapq.heappush(self._heap, slot)
+        if self._heap[0] is slot and self._leader is not None:
+            _wake(self._leader)
+        self._deliver(Probed(result=result, lag=lag))
+        if overrun:
+            self._deliver(Skipped(target_id=slot.target.id, reason=SkipReason.OVERRUN, count=overrun))
 
 
 def _wake(wake: threading.Lock) -> None:

@@ -81,12 +81,10 @@ def _serve(connection: Connection) -> None:
 
 
 def _report(outbox: _Outbox, scheduler: Scheduler) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the main process is gone, which the main thread sees as well
         while True:
             outbox.send(scheduler.in_flight)
             time.sleep(_REPORT_SECONDS)
-    except OSError:
-        os._exit(0)  # the main process is gone
 
 
 def _raise_descriptor_limit() -> int:

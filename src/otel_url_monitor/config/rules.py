@@ -193,7 +193,7 @@ def _labels(section: FileSection, target: TargetSection | None) -> tuple[tuple[s
 def _target(document: Document, path: KeyPath, section: FileSection, target: TargetSection, folder: Path) -> Target:
     interval = (target if "interval" in target.model_fields_set else section).interval
     timeout_path = _inherited(document, path, "timeout")
-    timeout = min(DEFAULT_TIMEOUT, max(_LEAST_TIMEOUT, 0.8 * interval))
+    timeout = min(DEFAULT_TIMEOUT, max(_LEAST_TIMEOUT, round(0.8 * interval, 6)))
     if document.has(timeout_path):
         timeout = (target if len(timeout_path) > 1 else section).timeout
     return Target(

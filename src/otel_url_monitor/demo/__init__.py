@@ -45,18 +45,17 @@ def flapping_status(now: float) -> int:
 
 
 def _targets(http_port: int, https_port: int) -> tuple[Target, ...]:
-    base = f"http://127.0.0.1:{http_port}"
-    plain = ((name, f"{base}/{name}") for name in ("200", "503", "slow", "redirect", "flapping"))
+    paths = ("200", "503", "slow", "redirect", "flapping")
+    secure = f"https://127.0.0.1:{https_port}/expired-certificate"
     return (
-        *(_target(name, url) for name, url in plain),
-        _target("expired-certificate", f"https://127.0.0.1:{https_port}/200", Tls(ca_file=_CERTIFICATE)),
-        _target("unknown-host", "http://unknown.invalid/"),
+        *(_target(f"http://127.0.0.1:{http_port}/{path}") for path in paths),
+        _target(secure, Tls(ca_file=_CERTIFICATE)),
+        _target("http://unknown.invalid/"),
     )
 
 
-def _target(name: str, url: str, tls: Tls | None = None) -> Target:
-    labels = (("name", name),)
-    return Target(url=url, display_url=url, labels=labels, interval=_INTERVAL, timeout=_TIMEOUT, tls=tls or Tls())
+def _target(url: str, tls: Tls | None = None) -> Target:
+    return Target(url=url, display_url=url, interval=_INTERVAL, timeout=_TIMEOUT, tls=tls or Tls())
 
 
 def _server(port: int) -> http.server.ThreadingHTTPServer:
