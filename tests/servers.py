@@ -174,6 +174,16 @@ def redirects(location: str | Callable[[], str], *, status: int = 302, headers: 
     return handle
 
 
+def in_turn(*handlers: Handler) -> Handler:
+    """The next of the handlers for each connection."""
+    left = list(handlers)
+
+    def handle(peer: Peer) -> None:
+        left.pop(0)(peer)
+
+    return handle
+
+
 @contextlib.contextmanager
 def refusing_port() -> Iterator[int]:
     """A port that refuses connections, and that nobody else can take meanwhile."""

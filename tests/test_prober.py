@@ -25,7 +25,7 @@ from otel_url_monitor.model import (
     mask_url,
 )
 from otel_url_monitor.prober import Prober
-from servers import OK, Handler, Peer, Server, answers, redirects, tls
+from servers import OK, Handler, Peer, Server, answers, in_turn, redirects, tls
 
 AGENT = f"otel-url-monitor/{__version__}"
 CANARY = "hunter2-canary"
@@ -72,16 +72,6 @@ def routes(pages: dict[str, Handler]) -> Handler:
         path = peer.read().split()[1].decode()
         peer.read = lambda: b""  # type: ignore[method-assign]  # the page's handler need not read again
         pages[path](peer)
-
-    return handle
-
-
-def in_turn(*handlers: Handler) -> Handler:
-    """A server with a handler for each request."""
-    left = list(handlers)
-
-    def handle(peer: Peer) -> None:
-        left.pop(0)(peer)
 
     return handle
 
@@ -263,7 +253,12 @@ def test_the_environment_has_no_say(prober: Prober, monkeypatch: pytest.MonkeyPa
 
 def test_every_probe_connects_anew(prober: Prober) -> None:
     """A server that would keep a connection open is still asked on a new one, once a probe."""
-    with Server(answers(OK.replace(b"Connection: close\r\n", b""))) as server:
+
+    def keep_open(peer: Peer) -> None:
+        while peer.read():
+            peer.send(OK.replace(b"Connection: close\r\n", b""))
+
+    with Server(keep_open) as server:
         for _ in range(3):
             probe(prober, server.url())
     assert (server.connections, len(server.requests)) == (3, 3)
@@ -460,6 +455,13 @@ def test_a_location_with_an_international_name(prober: Prober) -> None:
         found = probe(prober, server.url())
     assert (too_long.failure, empty_label.failure) == (FailureReason.DNS_ERROR, FailureReason.DNS_ERROR)
     assert found.hops[1].url == "http://xn--bcher-kva.localhost:1/"
+
+
+def test_a_url_that_cannot_be_requested(prober: Prober) -> None:
+    """A URL that the client library refuses is a fault of the configuration; its secrets are not repeated."""
+    result = prober(Target(url="https://\u2603.net/?token=canary", display_url="https://\u2603.net/?token=REDACTED"))
+    assert (result.failure, result.hops) == (FailureReason.CONFIG_ERROR, ())
+    assert "canary" not in repr(result)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])

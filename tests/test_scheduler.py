@@ -59,7 +59,7 @@ class HeldProbe:
             self.probed.append(target)
             self.threads.append(threading.get_ident())
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._is_open or self._allowed[target.url], PATIENCE)
+            assert self._changed.wait_for(lambda: self._is_open or self._allowed[target.url] > 0, PATIENCE)
             self._allowed[target.url] -= 1
         return make_result(target, make_hop())
 
@@ -79,6 +79,12 @@ class HeldProbe:
         with self._changed:
             self._is_open = True
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Hold the probes that begin from now on."""
+        with self._changed:
+            self._is_open = False
+            self._allowed.clear()
 
 
 def probing_threads() -> list[threading.Thread]:
@@ -272,8 +278,8 @@ class TestFaults:
     """Nothing that a probe does ends the loop."""
 
     def test_a_probe_that_raises(self, caplog: pytest.LogCaptureFixture) -> None:
-        """A fault of our own is an unknown outcome with its name, a traceback in the log, and the loop goes on."""
-        events, faults = Events(), iter([ValueError("x"), MemoryError()])
+        """A fault of our own is an unknown outcome with its name, logged with its place, and the loop goes on."""
+        events, faults = Events(), iter([ValueError("http://a/?token=canary"), MemoryError()])
         target = make_target(interval=0.01)
 
         def probe(_target: Target) -> ProbeResult:
@@ -291,8 +297,13 @@ class TestFaults:
             (FailureReason.INTERNAL_ERROR, "MemoryError", WALL),
         ]
         assert made[2] == make_result(target, make_hop())
-        assert [record.getMessage() for record in caplog.records] == [f"probe of {target.display_url} raised"] * 2
-        assert all(record.exc_info for record in caplog.records)
+        logged = [record.getMessage() for record in caplog.records]
+        assert [message.splitlines()[0] for message in logged] == [
+            f"probe of {target.display_url} raised ValueError",
+            f"probe of {target.display_url} raised MemoryError",
+        ]
+        assert all("test_scheduler.py" in message for message in logged)
+        assert "canary" not in caplog.text
 
     def test_the_system_refuses_a_thread(
         self, lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -471,6 +482,21 @@ class TestThreads:
         join(probing_threads())
         assert trace.most_threads <= min(trace.most_in_flight + 2, 40)
 
+    def test_a_busy_machine_needs_no_more(self) -> None:
+        """When threads wait long for their turn, no others are started that would wait as well."""
+        trace = Trace(duration=lambda: 0.0)
+        scheduler = trace.scheduler(max_in_flight=500)
+        over = threading.Event()
+        others = [threading.Thread(target=_spin, args=(over,)) for _ in range(3)]
+        for other in others:
+            other.start()
+        scheduler.set_targets([make_target(str(number), interval=0.2) for number in range(50)])
+        trace.events.wait_for(100)
+        scheduler.stop()
+        over.set()
+        join([*others, *probing_threads()])
+        assert trace.most_threads <= trace.most_in_flight + 2
+
     def test_idle_threads_end(self) -> None:
         """After a burst the threads that are not needed any more end by themselves."""
         clock, probe, events = Clock(), HeldProbe(), Events()
@@ -489,10 +515,12 @@ class TestThreads:
             left[0].join(0.02)
             left[-1].join(0.02)
         assert len(left) == 1
+        probe.close()
         clock.now += 10.0
         scheduler.set_targets(targets)
-        events.wait_for(40)
+        probe.has_begun(40)
         scheduler.stop()
+        probe.open()
         join(probing_threads())
 
     def test_the_latest_idle_thread_goes_first(self, lab) -> None:
@@ -521,6 +549,11 @@ class TestThreads:
         one.probe.has_begun(3)
         one.move_to(5012.0)
         assert len(probing_threads()) == one.scheduler.in_flight == len(one.probe.probed) == 3
+
+
+def _spin(over: threading.Event) -> None:
+    while not over.is_set():
+        pass
 
 
 class Trace:

@@ -92,8 +92,9 @@ def test_phases_that_did_not_happen(prober: Prober, ca: trustme.CA) -> None:
         lambda peer: (peer.read(), peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"), peer.wait())[2]
     )
     untrusted = Server(answers(OK), tls(trustme.CA().issue_cert("127.0.0.1")))
+    closes = Server(lambda peer: peer.read() and None)
     no_hello = Server(Peer.wait, lambda connection: (connection.recv(1), connection)[1])
-    with refusing_port() as refused, unanswering_port() as silent, waits, stops, untrusted, no_hello:
+    with refusing_port() as refused, unanswering_port() as silent, waits, stops, untrusted, no_hello, closes:
         urls = {
             "refused": f"http://127.0.0.1:{refused}/",
             "refused name": f"http://localhost:{refused}/",
@@ -102,6 +103,7 @@ def test_phases_that_did_not_happen(prober: Prober, ca: trustme.CA) -> None:
             "body timeout": stops.url(),
             "untrusted": untrusted.url(),
             "no handshake": no_hello.url(),
+            "closes": closes.url(),
         }
         hops = {name: probe(prober, url, timeout=0.3).hops[0] for name, url in urls.items()}
     assert {name: happened(hop.phases) for name, hop in hops.items()} == {
@@ -112,6 +114,7 @@ def test_phases_that_did_not_happen(prober: Prober, ca: trustme.CA) -> None:
         "body timeout": ["connect", "processing", "transfer"],
         "untrusted": ["connect"],
         "no handshake": ["connect"],
+        "closes": ["connect"],
     }
     assert {name: hop.address for name, hop in hops.items() if hop.address is None} == {
         "refused": None,

@@ -118,16 +118,18 @@ def test_trust_does_not_leak(prober: Prober, ca: trustme.CA, other: tuple[trustm
 
 
 def test_many_ca_files(prober: Prober, tmp_path: Path) -> None:
-    """More CA files than handles are kept work as well as one."""
+    """More CA files than handles are kept work as well as one, and do not pile up descriptors."""
     authorities = [trustme.CA() for _ in range(12)]
     for number, authority in enumerate(authorities):
         authority.cert_pem.write_to_path(str(tmp_path / f"{number}.pem"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(2):
         for number, authority in enumerate(authorities):
             with Server(answers(OK), tls(authority.issue_cert("127.0.0.1"))) as server:
                 mine = probe(prober, server.url(), tls=Tls(ca_file=tmp_path / f"{number}.pem"))
                 next_one = probe(prober, server.url(), tls=Tls(ca_file=tmp_path / f"{(number + 1) % 12}.pem"))
             assert (mine.failure, next_one.failure) == (None, FailureReason.TLS_UNTRUSTED)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 8 * 2  # two for each handle kept
 
 
 @pytest.mark.parametrize("how", ["written", "replaced"])

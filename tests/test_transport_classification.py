@@ -37,6 +37,7 @@ ROWS = (
     ("connect_error", Evidence(code=7, os_errno=errno.EACCES)),
     ("proxy_error", Evidence(code=5)),
     ("proxy_error", Evidence(code=97)),
+    ("connection_reset", Evidence(code=7, os_errno=errno.ECONNRESET)),
     ("connection_reset", Evidence(code=56, os_errno=errno.ECONNRESET)),
     ("connection_reset", Evidence(code=56, text=TEXTS[2])),
     ("connection_reset", Evidence(code=56, text="Recv failure", os_errno=errno.ECONNREFUSED)),

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 import servers
 from otel_url_monitor.model import Limits, ProbeResult, Request, Target, Tls
 from otel_url_monitor.prober import Prober
-from servers import OK, Handler, Peer, Server, Wrap, answers, redirects
+from servers import OK, Handler, Peer, Server, Wrap, answers, in_turn, redirects
 
 SHORT = 0.5
 """Seconds given to a server that will use them up."""
@@ -106,6 +106,16 @@ def moved_with_endless_body(peer: Peer) -> None:
         peer.flood(b"a")
 
 
+def only_path(path: str) -> Handler:
+    """Answers requests for this path, and closes on all others."""
+
+    def handle(peer: Peer) -> None:
+        if peer.read().split()[1] == path.encode():
+            peer.send(OK)
+
+    return handle
+
+
 def drips_chunks(peer: Peer) -> None:
     """A chunk every tenth of a second."""
     while not peer.is_gone(within=0.1):
@@ -131,6 +141,7 @@ CHUNKED = head("Transfer-Encoding: chunked")
 LONG = head("Content-Length: 1000")
 TIGHT = Limits(headers=64 * 1024)
 SMALL = Limits(body=100_000)
+TWICE = head("Location: /a", "Location: /a", "Content-Length: 0", status="302 Found")
 BOMB = zlib.compress(bytes(4_000_000), wbits=31)
 
 CASES = (
@@ -288,6 +299,14 @@ CASES = (
         "redirect_cut", answers(head("Location: /", "Content-Length: 9", status="302 Found")), "truncated_response", 302
     ),
     case("redirect_empty_endless", floods(head("Location:", status="302 Found"), b"a"), "body_too_large", 302),
+    case(
+        "redirect_same_twice",
+        in_turn(
+            answers(head("Location: /a", "Location: /a", "Content-Length: 0", status="302 Found")), only_path("/a")
+        ),
+        None,
+        200,
+    ),
     case("redirect_twice", answers(head("Location: /a", "Location: /b", status="302 Found")), "protocol_error", 0),
     case("redirect_endless_body", moved_with_endless_body, None, 200),
     case(

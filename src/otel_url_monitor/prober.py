@@ -89,7 +89,10 @@ class Prober:
         """A copy, because what is sent gets this probe's headers; preparing anew would cost 70 us."""
         kept = self._prepared.get(target.id)
         if kept is None or kept[0] is not target:
-            kept = self._prepared[target.id] = (target, _prepare(target))
+            try:
+                kept = self._prepared[target.id] = (target, _prepare(target))
+            except (ValueError, requests.RequestException):  # their words hold the URL
+                raise _FailedError(FailureReason.CONFIG_ERROR, "not a URL that can be requested") from None
         request = kept[1].copy()
         try:
             self._add_secrets(request, target.request)

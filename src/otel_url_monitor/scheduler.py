@@ -4,6 +4,7 @@ import heapq
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -159,8 +160,10 @@ class Scheduler:
         started_at, begin = self._wall(), time.perf_counter()
         try:
             return self._probe(target)
-        except Exception as error:
-            _logger.exception("probe of %s raised", target.display_url)
+        except Exception as error:  # noqa: BLE001 - the one place where a bug must not end the probing
+            # Where, but not what: the exception's words may hold a URL, and so a secret.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _logger.error("probe of %s raised %s\n%s", target.display_url, type(error).__name__, where)  # noqa: TRY400
             return ProbeResult(
                 target_id=target.id,
                 started_at=started_at,

@@ -96,9 +96,7 @@ class Section(BaseModel):
 class MetricsSection(Section):
     """Which metrics are exposed."""
 
-    level: Level = Field(
-        default=MetricsLevel.STANDARD, description="minimal, standard or full. Default: standard."
-    )
+    level: Level = Field(default=MetricsLevel.STANDARD, description="minimal, standard or full. Default: standard.")
 
 
 class ServerSection(Section):

@@ -73,6 +73,7 @@ _BY_CODE = {
 
 _BY_CONNECT_ERRNO = {
     errno.ECONNREFUSED: Reason.CONNECTION_REFUSED,
+    errno.ECONNRESET: Reason.CONNECTION_RESET,  # before libcurl, on a busy machine, saw that it was connected
     errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT,
     errno.ENETDOWN: Reason.NETWORK_UNREACHABLE,
     errno.ENETUNREACH: Reason.NETWORK_UNREACHABLE,
