@@ -15,6 +15,7 @@ from typing import Any
 
 import pycurl
 
+import bench
 from bench.probing import http_probes, https_probes
 from bench.processes import BenchError
 from bench.programs import Site, nginx, require_programs, versions
@@ -45,7 +46,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=bench.__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="length of one measurement (default 30)")
     parser.add_argument("--only", action="append", choices=PARTS, help="run this part; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures there")

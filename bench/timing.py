@@ -71,7 +71,7 @@ def _rows(variant: str, ours: Sequence[dict[str, Any]], peer: Sequence[dict[str,
 
 def _middle(windows: Sequence[dict[str, Any]], percentile: str) -> float:
     """The median over the windows, of the metric that is worse when a program has two for the same time."""
-    return max(statistics.median(window[name][percentile] for window in windows) for name in windows[0])
+    return max(statistics.median(float(window[name][percentile]) for window in windows) for name in windows[0])
 
 
 def _summary(errors: Errors) -> dict[str, Any]:

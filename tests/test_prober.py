@@ -264,6 +264,20 @@ def test_every_probe_connects_anew(prober: Prober) -> None:
     assert (server.connections, len(server.requests)) == (3, 3)
 
 
+def test_every_probe_makes_the_whole_handshake(prober: Prober, ca: trustme.CA) -> None:
+    """No TLS session is resumed: the certificate is shown and verified every time."""
+    resumed = []
+
+    def handle(peer: Peer) -> None:
+        answers(OK)(peer)
+        resumed.append(peer.connection.session_reused)  # type: ignore[attr-defined]  # of a TLS socket
+
+    with Server(handle, tls(ca.issue_cert("127.0.0.1"))) as server:
+        results = [probe(prober, server.url()) for _ in range(3)]
+    assert resumed == [False] * 3
+    assert [len(result.hops[0].chain) for result in results] == [1] * 3
+
+
 # Redirects.
 
 

@@ -90,20 +90,39 @@ def with_a_resolver() -> None:
     resolv_conf = Path(folder) / "resolv.conf"
     resolv_conf.write_text("nameserver 127.0.0.1\n")
     subprocess.run(["mount", "--bind", str(resolv_conf), "/etc/resolv.conf"], check=True)
+    asked: list[bytes] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 53))
 
         def answer() -> None:
             while True:
                 query, client = server.recvfrom(512)
+                asked.append(query)
                 if behaviour == "nxdomain":
                     server.sendto(query[:2] + b"\x81\x83" + query[4:6] + bytes(6) + query[12:], client)
+                elif behaviour == "address":
+                    server.sendto(here(query), client)
 
         threading.Thread(target=answer, daemon=True).start()
+        if behaviour == "address":
+            prober, counts = Prober(Path("/nowhere")), []
+            for _ in range(2):
+                said = words(probe(prober, url))
+                counts.append(len(asked))
+            say(said, counts[1] == 2 * counts[0])
+            os._exit(0)
         started = time.perf_counter()
         result = probe(Prober(Path("/nowhere")), url, timeout=0.5)  # its handles are freed here, too
         say(words(result), time.perf_counter() - started <= 0.75, result.hops[0].phases.resolve)
         os._exit(0)  # the resolver's threads may wait for seconds
+
+
+def here(query: bytes) -> bytes:
+    """The answer 127.0.0.1 to a DNS query for an IPv4 address, and no answer to any other."""
+    end = query.index(b"\0", 12) + 5
+    has_answer = query[end - 4 : end - 2] == b"\0\1"
+    head = query[:2] + b"\x81\x80\0\1" + (b"\0\1" if has_answer else b"\0\0") + bytes(4) + query[12:end]
+    return head + (b"\xc0\x0c\0\1\0\1\0\0\x0e\x10\0\4\x7f\0\0\1" if has_answer else b"")
 
 
 @pytest.mark.parametrize("is_warm", [False, True], ids=["first", "later"])
@@ -136,12 +155,13 @@ def test_no_threads() -> None:
     [
         ("silent", "http://site.example/", ["failure:dns_timeout", "True", "None"]),
         ("nxdomain", "http://site.example/", ["failure:dns_error", "True", "None"]),
+        ("address", "http://site.example:1/", ["failure:connection_refused", "True"]),
         ("silent", "http://192.0.2.1/", ["failure:network_unreachable", "True", "None"]),
     ],
-    ids=["silent", "nxdomain", "no_route"],
+    ids=["silent", "nxdomain", "asked_every_time", "no_route"],
 )
 def test_resolvers(tmp_path: Path, behaviour: str, url: str, said: list[str]) -> None:
-    """A resolver that says no, one that says nothing, and a network without a route have names of their own."""
+    """A resolver that says no or nothing and a missing route have names of their own; an answer is asked for anew."""
     if subprocess.run(["unshare", "-rnm", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this system gives no network namespaces to its users")
     assert in_child("with_a_resolver()", behaviour, url, tmp_path, isolated=True) == said

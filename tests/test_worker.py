@@ -172,8 +172,8 @@ def test_a_log_that_nobody_reads_does_not_hold_up_probing():
             os.write(writing, b"." * 4096)
     os.set_blocking(writing, True)
     with started(stderr=writing) as pipe:
-        # An URL that no configuration lets through makes the probe raise, which is logged with its traceback.
-        pipe.send(SETUP, Assignment(targets=(target(""),)))
+        # A target that no configuration makes lets the probe raise, which is logged with the place.
+        pipe.send(SETUP, Assignment(targets=(target("http://127.0.0.1:1/", limits=None),)))
         pipe.take(lambda pipe: len(pipe.results) >= 10)
         assert {result.failure for result in pipe.results} == {FailureReason.INTERNAL_ERROR}
         pipe.socket.shutdown(socket.SHUT_WR)
@@ -186,8 +186,8 @@ def test_a_log_that_nobody_reads_does_not_hold_up_probing():
 def test_the_log_of_a_worker_looks_like_the_main_process_s():
     """What a worker has to say is a line of JSON, too."""
     with started() as pipe:
-        pipe.send(SETUP, Assignment(targets=(target("", interval=60.0, timeout=60.0),)))
-        pipe.send(Assignment(targets=(target(""),)))
+        pipe.send(SETUP, Assignment(targets=(target("http://127.0.0.1:1/", interval=60.0, timeout=60.0, limits=None),)))
+        pipe.send(Assignment(targets=(target("http://127.0.0.1:1/", limits=None),)))
         pipe.take(lambda pipe: pipe.results)
         line = wait_for(lambda: pipe.process.log.partition("\n")[0], "a line")
         assert line.startswith('{"time": ')
@@ -206,16 +206,16 @@ def test_modules_come_from_where_the_monitor_is_installed(tmp_path):
 def test_the_descriptor_limit_is_raised_and_respected(tmp_path):
     """As many probes are in flight as descriptors and threads are there for, and at least one."""
     missing = tmp_path / "missing"
-    assert worker._max_in_flight(1024, missing) == 320
+    assert worker._max_in_flight(1024, missing) == 192
     assert worker._max_in_flight(10, missing) == 1
     (tmp_path / "max").write_text("max\n")
-    assert worker._max_in_flight(1024, tmp_path / "max") == 320
+    assert worker._max_in_flight(1024, tmp_path / "max") == 192
     (tmp_path / "pids").write_text("364\n")
     assert worker._max_in_flight(1024, tmp_path / "pids") == 100
 
 
 def test_few_descriptors_make_probes_late_and_not_failed():
-    """With 100 descriptors 12 probes fly at once; what does not fit counts as saturated, nothing as unknown."""
+    """With 100 descriptors 7 probes fly at once; what does not fit counts as saturated, nothing as unknown."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
@@ -224,7 +224,7 @@ def test_few_descriptors_make_probes_late_and_not_failed():
         targets = tuple(target(f"{silent.url}{n}", interval=0.2, timeout=0.2, limits=Limits()) for n in range(40))
         pipe.send(SETUP, Assignment(targets=targets))
         pipe.take(lambda pipe: len(pipe.results) >= 40)
-        assert max(report.in_flight for report in pipe.reports) == 12
+        assert max(report.in_flight for report in pipe.reports) == 7
         assert {result.failure for result in pipe.results} == {FailureReason.RESPONSE_TIMEOUT}
         reasons = {event.reason for event in pipe.events if isinstance(event, Skipped)}
         assert SkipReason.SATURATED in reasons

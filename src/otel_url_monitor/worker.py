@@ -21,7 +21,7 @@ _REPORT_SECONDS = 0.2
 """Results travel in batches: at 200 probes a second one wake-up of the main process serves 40 results."""
 
 _RESERVED_DESCRIPTORS = 64
-_DESCRIPTORS_PER_PROBE = 3
+_DESCRIPTORS_PER_PROBE = 5  # the connection, two of the handle, and two of a second one with a CA file of its own
 _THREADS_PER_PROBE = 3  # its own, and two of libcurl's resolver
 
 

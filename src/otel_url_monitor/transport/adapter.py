@@ -24,7 +24,8 @@ _QUICK_EXIT = 322
 """CURLOPT_QUICK_EXIT, which pycurl has no name for: without it, closing a handle waits for a dead resolver."""
 
 _MAX_HANDLES = 8
-"""Handles kept per thread, one for each CA file; each holds its parsed store (1 to 2 MB for 150 roots)."""
+"""Handles kept per thread, one for each CA file; each holds its parsed store (1 to 2 MB for 150 roots) and two
+descriptors."""
 
 _HTTP_VERSIONS = {
     pycurl.CURL_HTTP_VERSION_1_0: 1.0,
@@ -91,7 +92,7 @@ class CurlAdapter(BaseAdapter):
         super().__init__()
         self._ca_file = ca_file
         self._tls_facts = tls_facts
-        self._handles: dict[tuple[object, ...], pycurl.Curl] = {}
+        self._handles: dict[Path | None, tuple[pycurl.Curl, tuple[int, int, int] | None]] = {}
 
     def send(  # type: ignore[override]  # takes what Session.send passes through, and ignores requests' own limits
         self, request: requests.PreparedRequest, *, budget: Budget, tls: Tls, follows: bool, **_: Any
@@ -110,7 +111,7 @@ class CurlAdapter(BaseAdapter):
         is_tls = (request.url or "").startswith("https:")
         receiver = Receiver(budget, stops_at_redirect=follows)
         try:
-            curl = self._handle(tls) if is_tls else self._plain_handle()
+            curl = self._handle(tls if is_tls else None)
         except OSError as error:
             hop = Hop(url=mask_url(request.url or ""), is_tls=is_tls)
             detail = f"cannot read {error.filename}: {error.strerror}"
@@ -129,27 +130,28 @@ class CurlAdapter(BaseAdapter):
 
     def close(self) -> None:
         """Free the handles."""
-        for curl in self._handles.values():
+        for curl, _ in self._handles.values():
             curl.close()
         self._handles.clear()
 
-    def _plain_handle(self) -> pycurl.Curl:
-        return self._kept(())
-
-    def _handle(self, tls: Tls) -> pycurl.Curl:
-        if not tls.verify:
-            return self._kept(("unverified",))
+    def _handle(self, tls: Tls | None) -> pycurl.Curl:
+        """A clean handle; without TLS, or when nothing is verified, the default one will do."""
+        if tls is None or not tls.verify:
+            return self._kept(None, None)
         # libcurl keeps a parsed store for a day: a file that changed gets a new handle.
         stat = (tls.ca_file or self._ca_file).stat()
-        return self._kept((tls.ca_file, stat.st_mtime_ns, stat.st_ino, stat.st_size))
+        return self._kept(tls.ca_file, (stat.st_mtime_ns, stat.st_ino, stat.st_size))
 
-    def _kept(self, key: tuple[object, ...]) -> pycurl.Curl:
-        curl = self._handles.pop(key, None)
+    def _kept(self, ca_file: Path | None, version: tuple[int, int, int] | None) -> pycurl.Curl:
+        curl, loaded = self._handles.pop(ca_file, (None, None))
+        if curl is not None and version and loaded not in (None, version):
+            curl.close()
+            curl = None
         if curl is None:
             if len(self._handles) >= _MAX_HANDLES:
-                self._handles.pop(next(iter(self._handles))).close()
+                self._handles.pop(next(iter(self._handles)))[0].close()
             curl = pycurl.Curl()
-        self._handles[key] = curl
+        self._handles[ca_file] = (curl, version or loaded)
         curl.reset()
         return curl
 
