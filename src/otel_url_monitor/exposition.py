@@ -211,7 +211,7 @@ class Exposition:
         """Wait until the next regular scraper is about to come; its format, or `None` at the end."""
         with self._changed:
             while not self._is_stopping:
-                lead = 0.2 + 1.1 * (self.render_seconds or 0.0)
+                lead = _lead(self.render_seconds or 0.0)
                 due = [scraper for scraper in self._scrapers.values() if scraper.expected_at is not None]
                 first = min(due, key=lambda scraper: scraper.expected_at or 0.0, default=None)
                 wait = (first.expected_at or 0.0) - lead - self._clock() if first else None
@@ -220,6 +220,11 @@ class Exposition:
                     return first.wanted
                 self._changed.wait(wait)
         return None
+
+
+def _lead(render_seconds: float) -> float:
+    """Seconds before a scrape at which to begin: time for a render half as slow again, well within its age limit."""
+    return render_seconds + min(0.7 * MAX_AGE, 0.3 + 0.5 * render_seconds)
 
 
 @dataclass(slots=True)
