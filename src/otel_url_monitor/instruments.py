@@ -97,7 +97,7 @@ def _up(result: ProbeResult) -> float:
 
 
 def _response_ms(result: ProbeResult) -> float | None:
-    return result.duration * 1000 if result.status else None
+    return round(result.duration * 1000, 3) if result.status else None  # libcurl counts in microseconds
 
 
 def _earliest_expiry(hop: Hop) -> float | None:
