@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 # Low to high. Room: the rooms it imports, and the packages that are neither ours nor the standard library's.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "model": (set(), set()),
+    "limits": (set(), set()),
     "logs": (set(), set()),
     "config": ({"model"}, {"pydantic", "pydantic_core", "yaml"}),
     "sharding": ({"model"}, set()),
@@ -26,7 +27,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "prober": ({"model", "transport", "checks"}, {"requests"}),
     "scheduler": ({"model"}, set()),
     "messages": ({"model", "scheduler"}, set()),
-    "worker": ({"logs", "transport", "prober", "scheduler", "messages"}, set()),
+    "worker": ({"limits", "logs", "transport", "prober", "scheduler", "messages"}, set()),
     "fleet": ({"model", "sharding", "messages"}, set()),
     "telemetry": (
         set(),
@@ -45,7 +46,18 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "catalogue": ({"instruments"}, set()),
     "web": ({"results", "exposition"}, {"jinja2", "starlette"}),
     "service": (
-        {"model", "scheduler", "messages", "fleet", "telemetry", "results", "instruments", "exposition", "web"},
+        {
+            "limits",
+            "model",
+            "scheduler",
+            "messages",
+            "fleet",
+            "telemetry",
+            "results",
+            "instruments",
+            "exposition",
+            "web",
+        },
         {"uvicorn"},
     ),
     "demo": ({"model"}, set()),

@@ -357,13 +357,15 @@ def test_ssl_speaks_of_the_final_response(hops: tuple[Hop, ...], ssl: float) -> 
 
 def test_the_expiry_of_a_refused_certificate_shows() -> None:
     """A certificate that was not accepted still shows when the earliest of its chain ends; trust needs verification."""
-    chain = (make_certificate(2e9), make_certificate(1.5e9))
+    issuer = make_certificate(1.8e9, subject="CN=Example CA", issuer="CN=Root")
+    chain = (make_certificate(2e9), make_certificate(1.5e9, subject="CN=Unrelated"), issuer)
     refused = probed(make_hop(0, is_tls=True, chain=chain), failure=FailureReason.TLS_EXPIRED, level=FULL)
     assert refused["probe_ssl_earliest_cert_expiry"] == 1.5e9
     assert "probe_ssl_last_chain_expiry_timestamp_seconds" not in refused
     accepted = probed(make_hop(is_tls=True, chain=chain, verified=True), level=FULL)
     assert accepted["probe_ssl_earliest_cert_expiry"] == 1.5e9
-    assert accepted["probe_ssl_last_chain_expiry_timestamp_seconds"] == 1.5e9
+    # What was sent beside the chain that was verified says nothing of it.
+    assert accepted["probe_ssl_last_chain_expiry_timestamp_seconds"] == 1.8e9
 
 
 def test_the_certificate_of_an_earlier_hop_shows() -> None:
@@ -375,13 +377,17 @@ def test_the_certificate_of_an_earlier_hop_shows() -> None:
 
 def test_certificate_labels() -> None:
     """The leaf's names become labels as blackbox_exporter has them, cut to a bounded length."""
-    leaf = make_certificate(2e9, subject="CN=" + "x" * 1000)
+    names = "DNS:example.com, IP Address:127.0.0.1, DNS:www.example.com"
+    leaf = make_certificate(
+        2e9, subject="CN = " + "x" * 1000, issuer="C = US, O = A, Inc., CN = Example CA", names=names
+    )
     target = make_target()
     metrics = Metrics([target], FULL).probed(make_result(target, make_hop(chain=(leaf, make_certificate(1e9)))))
     assert metrics.lines("probe_ssl_last_chain_info") == [
         (
-            f'probe_ssl_last_chain_info{{fingerprint_sha256="{"ab" * 32}",issuer="CN=Example CA",serialnumber="0a",'
-            f'subject="CN={"x" * 253}",subjectalternative="DNS:example.com",url="{URL}"}} 1.0'
+            f'probe_ssl_last_chain_info{{fingerprint_sha256="{"ab" * 32}",issuer="CN=Example CA,O=A, Inc.,C=US",'
+            f'serialnumber="0a",subject="CN={"x" * 253}",subjectalternative="example.com,www.example.com",'
+            f'url="{URL}"}} 1.0'
         )
     ]
 

@@ -611,3 +611,17 @@ def test_fifty_probes_at_once(prober: Prober, ca: trustme.CA) -> None:
     ]
     assert [result.hops[0].url for result in results] == urls
     assert {result.failure for result in results} == {None, FailureReason.UNEXPECTED_STATUS}
+
+
+def test_a_location_that_only_libcurl_refuses(prober: Prober) -> None:
+    """A redirect to a host that cannot be one is the target's fault, not ours."""
+    with Server(redirects("http://foo!bar/")) as server:
+        result = probe(prober, server.url())
+    assert (result.outcome, result.failure) == (Outcome.FAILURE, FailureReason.REDIRECT_INVALID)
+
+
+def test_an_overlong_location(prober: Prober) -> None:
+    """A redirect to a URL of more than 64 KiB is not followed, and not kept."""
+    with Server(redirects("/" + "a" * 70_000)) as server:
+        result = probe(prober, server.url())
+    assert (result.failure, len(result.hops)) == (FailureReason.REDIRECT_INVALID, 1)

@@ -73,3 +73,23 @@ def test_any_bytes_are_taken(lines: list[bytes]) -> None:
         taken.take_header(b"HTTP/1.1 " + line)
     taken.headers()
     assert 0 <= taken.status <= 999
+
+
+def test_a_body_in_tiny_pieces_costs_no_search_of_the_headers_each() -> None:
+    """Thousands of header lines before thousands of one-byte pieces: the lines are looked through once."""
+
+    class Line(bytes):
+        looked_at = 0
+
+        def __getitem__(self, key: object) -> bytes:
+            Line.looked_at += 1
+            return bytes(self)[key]  # type: ignore[index]
+
+    receiver = Receiver(Budget(deadline=0.0, headers=1_000_000, body=1_000_000), stops_at_redirect=True)
+    receiver.take_header(b"HTTP/1.1 302 Found\r\n")
+    for _ in range(1000):
+        receiver.take_header(Line(b"X-A: a\r\n"))
+    receiver.take_header(b"\r\n")
+    for _ in range(100):
+        receiver.take_body(b"a")
+    assert 0 < Line.looked_at <= 2000

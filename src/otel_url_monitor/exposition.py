@@ -253,7 +253,12 @@ def _exposed_name(metric: Metric) -> tuple[str, str]:
 
 def _render_labels(attributes: Any) -> str:
     pairs = sorted((sanitize_attribute(key), _label_value(value)) for key, value in (attributes or {}).items())
-    rendered = ",".join(f'{key}="{_escape(value)}"' for key, value in pairs if value)
+    # Two keys may become one name: their values are joined, as the stock exporter does for the resource.
+    named: dict[str, list[str]] = {}
+    for key, value in pairs:
+        if value:
+            named.setdefault(key, []).append(value)
+    rendered = ",".join(f'{key}="{_escape(";".join(values))}"' for key, values in named.items())
     return f"{{{rendered}}}" if rendered else ""
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -184,8 +185,10 @@ class _Worker:
         self.status.in_flight = report.in_flight
         try:
             self._on_report(report)
-        except Exception:
-            _logger.exception("a report could not be taken in")
+        except Exception as error:  # noqa: BLE001 - a bug in taking in one report must not end the listening
+            # Where, but not what: the exception's words may hold a URL, and so a secret.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _logger.error("a report could not be taken in: %s\n%s", type(error).__name__, where)  # noqa: TRY400
 
 
 def _spawn(descriptor: int) -> subprocess.Popen[bytes]:

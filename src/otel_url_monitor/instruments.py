@@ -2,6 +2,7 @@
 
 import ipaddress
 import platform
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,6 +17,9 @@ from otel_url_monitor.results import Results, TargetState
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+_NEXT_ATTRIBUTE = re.compile(r", (?=[A-Za-z0-9.]+ = )")
+_DNS_NAME = re.compile(r"DNS:([^,]+)")
 
 _PHASES = tuple(Phases.__dataclass_fields__)
 
@@ -84,6 +88,11 @@ def _of_hop(value: Callable[[Hop], float | None]) -> Callable[[TargetState], Ite
     return _of_result(lambda result: value(result.hops[-1]) if result.hops else None)
 
 
+def _of_first_hop(value: Callable[[Hop], float | None]) -> Callable[[TargetState], Iterator[Value]]:
+    """The same over the first hop: what is said of the configured host, not of where it redirects to."""
+    return _of_result(lambda result: value(result.hops[0]) if result.hops else None)
+
+
 def _of_result(value: Callable[[ProbeResult], float | None]) -> Callable[[TargetState], Iterator[Value]]:
     def values(state: TargetState) -> Iterator[Value]:
         if (result := state.known) is not None and (found := value(result)) is not None:
@@ -116,7 +125,16 @@ def _certificate_expiry(result: ProbeResult) -> float | None:
 
 def _verified_expiry(result: ProbeResult) -> float | None:
     hop = _shown_chain(result)
-    return _earliest_expiry(hop) if hop and hop.verified else None
+    return min(certificate.not_after for certificate in _issuers(hop.chain)) if hop and hop.verified else None
+
+
+def _issuers(chain: Sequence[Certificate]) -> Iterator[Certificate]:
+    """The leaf and, one after the other, those who issued it; a server may send certificates that did not."""
+    by_subject = {certificate.subject: certificate for certificate in chain[1:]}
+    certificate: Certificate | None = chain[0]
+    while certificate is not None:
+        yield certificate
+        certificate = by_subject.pop(certificate.issuer, None)
 
 
 def _chain_info(state: TargetState) -> Iterator[Value]:
@@ -128,11 +146,16 @@ def _chain_info(state: TargetState) -> Iterator[Value]:
 def _certificate_labels(leaf: Certificate) -> Labels:
     return (
         ("fingerprint_sha256", leaf.sha256),
-        ("issuer", leaf.issuer[:_MAX_LABEL]),
+        ("issuer", _distinguished_name(leaf.issuer)[:_MAX_LABEL]),
         ("serialnumber", leaf.serial[:_MAX_LABEL]),
-        ("subject", leaf.subject[:_MAX_LABEL]),
-        ("subjectalternative", leaf.names[:_MAX_LABEL]),
+        ("subject", _distinguished_name(leaf.subject)[:_MAX_LABEL]),
+        ("subjectalternative", ",".join(_DNS_NAME.findall(leaf.names))[:_MAX_LABEL]),
     )
+
+
+def _distinguished_name(printed: str) -> str:
+    """OpenSSL's `C = US, CN = a` as blackbox_exporter has it, `CN=a,C=US` (RFC 2253)."""
+    return ",".join(part.replace(" = ", "=", 1) for part in reversed(_NEXT_ATTRIBUTE.split(printed)))
 
 
 def _content_length(hop: Hop) -> float:
@@ -365,12 +388,12 @@ TARGET_ROWS: tuple[Row, ...] = (
         "s",
         exposed="probe_dns_lookup_time_seconds",
     ),
-    _gauge("probe_ip_protocol", _F, "Specifies whether probe ip protocol is IP4 or IP6", _of_hop(_ip_protocol)),
+    _gauge("probe_ip_protocol", _F, "Specifies whether probe ip protocol is IP4 or IP6", _of_first_hop(_ip_protocol)),
     _gauge(
         "probe_ip_addr_hash",
         _F,
         "Specifies the hash of IP address. It's useful to detect if the IP address changes.",
-        _of_hop(_ip_hash),
+        _of_first_hop(_ip_hash),
     ),
     _gauge("probe_tls_version_info", _F, "Returns the TLS version used", _tls_version, labels=("version",)),
     _gauge(
@@ -531,7 +554,7 @@ class Instruments:
     def record(self, state: TargetState, result: ProbeResult, lag: float) -> None:
         """Add a finished probe to the histograms; the gauges and counters follow from the results."""
         self._lag.record(lag)
-        if self._latency is not None and result.status:
+        if self._latency is not None and result.hops and result.hops[-1].completed:
             context = _exemplar_context(result.trace_id)
             self._latency.record(result.duration, self._attributes_of(state, ()), context=context)
 

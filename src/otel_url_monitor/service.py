@@ -18,6 +18,7 @@ import uvicorn
 from otel_url_monitor.exposition import Exposition, Renderer
 from otel_url_monitor.fleet import SILENCE_LIMIT, Fleet, WorkerStatus
 from otel_url_monitor.instruments import Instruments
+from otel_url_monitor.limits import raise_descriptor_limit
 from otel_url_monitor.messages import Report, Setup
 from otel_url_monitor.model import MetricsLevel, ProbeResult, Target
 from otel_url_monitor.results import Results, TargetState
@@ -29,6 +30,9 @@ _logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 4.5
 """After a signal the process ends by itself; should it not, it is ended after this long."""
+
+_BACKLOG = 64
+"""Connections that wait to be accepted. asyncio takes as many in one go, and complains of each when it cannot."""
 
 _DRAIN_SECONDS = 2
 """How long answers under way may take after a signal; a slow reader must not keep the process."""
@@ -124,6 +128,7 @@ class _Service:
                 server_header=False,
                 http="h11",  # what is installed with us, whatever else may be there
                 ws="none",
+                backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_DRAIN_SECONDS + 1,
             )
@@ -134,6 +139,8 @@ class _Service:
         loop = asyncio.get_running_loop()
         # Not the loop's own way: when it closes, a second signal would find the default action and kill us.
         _on_signals(lambda *_: loop.call_soon_threadsafe(stop.set))
+        loop.add_signal_handler(signal.SIGHUP, _logger.warning, "SIGHUP ignored: reload is not supported yet")
+        raise_descriptor_limit()
         self._fleet.start()
         self._exposition.start()
         serving = asyncio.create_task(self._server.serve(sockets=[listener]))

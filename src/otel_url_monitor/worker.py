@@ -11,6 +11,7 @@ from collections import deque
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from otel_url_monitor.limits import raise_descriptor_limit
 from otel_url_monitor.logs import LogWriter
 from otel_url_monitor.messages import Report, Setup
 from otel_url_monitor.prober import Prober
@@ -59,7 +60,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
-    with contextlib.suppress(EOFError, OSError):  # the main process is gone, and nobody is left to tell
+    with contextlib.suppress(EOFError, ConnectionError):  # the main process is gone, and nobody is left to tell
         _serve(connection)
     os._exit(0)  # probes in flight are cut off, not waited for
 
@@ -70,7 +71,7 @@ def _serve(connection: Connection) -> None:
     writer.start()
     prober = Prober(default_ca_file(os.environ), tls_facts=setup.tls_facts)
     outbox = _Outbox(connection)
-    scheduler = Scheduler(prober, outbox.put, max_in_flight=_max_in_flight(_raise_descriptor_limit()))
+    scheduler = Scheduler(prober, outbox.put, max_in_flight=_max_in_flight(raise_descriptor_limit()))
     threading.Thread(target=_report, args=(outbox, scheduler), name="report", daemon=True).start()
     with contextlib.suppress(EOFError):  # a half-closed pipe is how the main process asks for the end
         while True:
@@ -85,13 +86,6 @@ def _report(outbox: _Outbox, scheduler: Scheduler) -> None:
         while True:
             outbox.send(scheduler.in_flight)
             time.sleep(_REPORT_SECONDS)
-
-
-def _raise_descriptor_limit() -> int:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
 def _max_in_flight(descriptors: int, pids_max: Path = Path("/sys/fs/cgroup/pids.max")) -> int:

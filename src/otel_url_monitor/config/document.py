@@ -147,7 +147,11 @@ def quote(text: str) -> str:
 def _show_step(step: str | int) -> str:
     if isinstance(step, int):
         return f"[{step}]"
-    return f".{step}" if _BARE_KEY.fullmatch(step) and len(step) <= 80 else f"[{quote(step)}]"
+    if _BARE_KEY.fullmatch(step) and len(step) <= 80:
+        return f".{step}"
+    # A missing space makes one key of `password:secret`: only what stands before it is shown.
+    name, colon, _ = step.partition(":")
+    return f"[{quote(name + colon + '…' if colon else name)}]"
 
 
 def _prune(data: Node, path: KeyPath) -> None:

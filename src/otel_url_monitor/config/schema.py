@@ -41,7 +41,7 @@ def _integers(least: int, most: int) -> dict[str, Any]:
 _TEXT = WithJsonSchema({"type": ["string", "number", "boolean"]})
 _NUMBER = "0*[0-9]{1,9}"
 _URL = {"type": "string", "pattern": r"^[hH][tT][tT][pP][sS]?://[^/?#@]|\$\{"}
-_LABEL_NAMES = {"pattern": f"^(?!__)(?!(?:{'|'.join(values.RESERVED_LABELS)})$){values.LABEL_NAME}$"}
+_LABEL_NAMES = {"pattern": f"^(?!.*__)(?!(?:{'|'.join(values.RESERVED_LABELS)})$){values.LABEL_NAME}$"}
 _BOOL = "[tT][rR][uU][eE]|[fF][aA][lL][sS][eE]"
 
 Text = Annotated[str, PlainValidator(values.parse_text), _TEXT]

@@ -160,6 +160,8 @@ def parse_label_name(value: object) -> str:
         raise refused("a label name has letters, digits and _ and does not begin with a digit")
     if name.startswith("__"):
         raise refused("label names that begin with __ are reserved")
+    if "__" in name:  # the exporter's rules make one _ of them, and so one label of two
+        raise refused("a label name has no two _ in a row")
     if name in RESERVED_LABELS:
         raise refused(f"label names used by the metrics themselves are reserved: {', '.join(RESERVED_LABELS)}")
     return name

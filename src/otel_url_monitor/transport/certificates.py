@@ -2,8 +2,7 @@
 
 import hashlib
 import ssl
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 
 from otel_url_monitor.model import Certificate
 
@@ -11,36 +10,41 @@ _MAX_TEXT = 1024
 """Characters kept of a name: a certificate may carry 10,000 of them, and it is the target's to choose."""
 
 _MAX_CHAIN = 16
+_MAX_KNOWN = 1024
 
 
 def parse_chain(listing: Iterable[Iterable[tuple[bytes, bytes]]]) -> tuple[Certificate, ...]:
     """The chain in the order shown, leaf first; certificates that cannot be read are left out."""
-    parsed = (_parse(*_fields(fields)) for fields in list(listing)[:_MAX_CHAIN])
-    return tuple(certificate for certificate in parsed if certificate is not None)
+    found = (_certificate(dict(fields)) for fields in list(listing)[:_MAX_CHAIN])
+    return tuple(certificate for certificate in found if certificate is not None)
 
 
-def _fields(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
-    by_name = dict(fields)
-    wanted = (b"Subject", b"Issuer", b"Serial Number", b"Start date", b"Expire date", b"Cert")
-    return (*(by_name.get(name, b"") for name in wanted), by_name.get(b"X509v3 Subject Alternative Name", b""))
+# Most probes meet the certificates of the probe before: parsing them anew would cost 60 us a probe. The key is a
+# digest, so that what a target sends is not kept.
+_known: dict[bytes, Certificate | None] = {}
 
 
-# Most probes meet the certificates of the probe before: parsing them anew would cost 60 us a probe.
-@lru_cache(maxsize=1024)
-def _parse(
-    subject: bytes, issuer: bytes, serial: bytes, start: bytes, expire: bytes, pem: bytes, names: bytes
-) -> Certificate | None:
+def _certificate(fields: Mapping[bytes, bytes]) -> Certificate | None:
+    digest = hashlib.sha256(fields.get(b"Cert", b"")).digest()
+    if digest not in _known:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[digest] = _parse(fields)
+    return _known[digest]
+
+
+def _parse(fields: Mapping[bytes, bytes]) -> Certificate | None:
     try:
         return Certificate(
-            subject=_text(subject),
-            issuer=_text(issuer),
-            serial=_text(serial),
-            not_before=float(ssl.cert_time_to_seconds(start.decode("ascii"))),
-            not_after=float(ssl.cert_time_to_seconds(expire.decode("ascii"))),
-            sha256=hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest(),
-            names=_text(names),
+            subject=_text(fields.get(b"Subject", b"")),
+            issuer=_text(fields.get(b"Issuer", b"")),
+            serial=_text(fields.get(b"Serial Number", b"")),
+            not_before=float(ssl.cert_time_to_seconds(fields[b"Start date"].decode("ascii"))),
+            not_after=float(ssl.cert_time_to_seconds(fields[b"Expire date"].decode("ascii"))),
+            sha256=hashlib.sha256(ssl.PEM_cert_to_DER_cert(fields[b"Cert"].decode("ascii"))).hexdigest(),
+            names=_text(fields.get(b"X509v3 Subject Alternative Name", b"")),
         )
-    except ValueError:
+    except (KeyError, ValueError):
         return None
 
 

@@ -38,6 +38,7 @@ class Receiver:
         lines: the latest header block, status line first.
         is_complete: whether the empty line that ends the final header block was seen. Without it a server
             that closes in mid-header would count as an answer.
+        is_redirect: whether this is a redirect that will be followed: its body is not wanted, and may never end.
         body_bytes: decoded body bytes received.
         overflow: the limit that was hit, if any.
     """
@@ -48,6 +49,7 @@ class Receiver:
         "_stops_at_redirect",
         "body_bytes",
         "is_complete",
+        "is_redirect",
         "lines",
         "overflow",
         "status",
@@ -60,6 +62,7 @@ class Receiver:
         self.status = 0
         self.lines: list[bytes] = []
         self.is_complete = False
+        self.is_redirect = False
         self.body_bytes = 0
         self.overflow: FailureReason | None = None
 
@@ -74,6 +77,7 @@ class Receiver:
             if line in (b"\r\n", b"\n"):
                 self._in_block = False
                 self.is_complete = self.status >= 200
+                self.is_redirect = self.is_complete and self._is_redirect()
             else:
                 self.lines.append(line)
         elif not self.is_complete and line.startswith(b"HTTP/"):  # later ones are trailers, whatever they say
@@ -93,13 +97,10 @@ class Receiver:
             return -1
         return None
 
-    @property
-    def is_redirect(self) -> bool:
-        """Whether this is a redirect that will be followed: its body is not wanted, and may never end."""
+    def _is_redirect(self) -> bool:
         return (
             self._stops_at_redirect
             and self.status in _REDIRECT_STATUSES
-            and self.is_complete
             and any(line[:9].lower() == b"location:" and line[9:].strip() for line in self.lines)
         )
 
