@@ -60,7 +60,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
-    with contextlib.suppress(EOFError, ConnectionError):  # the main process is gone, and nobody is left to tell
+    with contextlib.suppress(EOFError, OSError):  # the main process is gone, and nobody is left to tell
         _serve(connection)
     os._exit(0)  # probes in flight are cut off, not waited for
 
