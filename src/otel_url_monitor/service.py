@@ -139,7 +139,8 @@ class _Service:
         loop = asyncio.get_running_loop()
         # Not the loop's own way: when it closes, a second signal would find the default action and kill us.
         _on_signals(lambda *_: loop.call_soon_threadsafe(stop.set))
-        loop.add_signal_handler(signal.SIGHUP, _logger.warning, "SIGHUP ignored: reload is not supported yet")
+        complaint = "SIGHUP ignored: reload is not supported yet"
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(_logger.warning, complaint))
         raise_descriptor_limit()
         self._fleet.start()
         self._exposition.start()
@@ -153,6 +154,7 @@ class _Service:
 
     async def _stop(self, serving: "asyncio.Task[None]") -> None:
         _on_signals(signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _logger.info("stopping")
         self._is_ready = False
         _end_after(_STOP_SECONDS)
