@@ -13,6 +13,7 @@ from otel_url_monitor.telemetry import Telemetry
 URL = "https://example.com/"
 STARTED_AT = 1_700_000_000.0
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+SPAN_ID = "b7ad6b7169203331"
 
 
 def make_target(url: str = URL, name: str | None = None, **fields: Any) -> Target:
@@ -31,6 +32,8 @@ def make_hop(status: int = 200, **fields: Any) -> Hop:
 
 def make_result(target: Target, *hops: Hop, **fields: Any) -> ProbeResult:
     defaults = {"started_at": STARTED_AT, "duration": sum(hop.duration for hop in hops)}
+    if "trace_id" in fields:
+        defaults["span_id"] = SPAN_ID
     return ProbeResult(target_id=target.id, hops=hops, **{**defaults, **fields})
 
 
@@ -52,6 +55,8 @@ class Worker:
     cpu_seconds: float = 0.0
     resident_bytes: int = 0
     in_flight: int = 0
+    export_failures: int = 0
+    lost_spans: int = 0
 
 
 class Service:
@@ -66,6 +71,9 @@ class Service:
 
     def render_seconds(self) -> float | None:
         return 0.5
+
+    def push_failures(self) -> int:
+        return 0
 
     def headroom(self) -> int:
         return self._telemetry.headroom()

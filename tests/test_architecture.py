@@ -5,6 +5,7 @@ uses any more goes.
 """
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -23,14 +24,34 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "config": ({"model"}, {"pydantic", "pydantic_core", "yaml"}),
     "sharding": ({"model"}, set()),
     "transport": ({"model"}, {"certifi", "pycurl", "requests"}),
+    "otlp": (
+        {"transport"},
+        {"google", "opentelemetry.exporter", "opentelemetry.metrics", "opentelemetry.proto", "opentelemetry.sdk"},
+    ),
     "checks": ({"model"}, set()),
     "prober": ({"model", "transport", "checks"}, {"requests"}),
     "scheduler": ({"model"}, set()),
     "messages": ({"model", "scheduler"}, set()),
-    "worker": ({"limits", "logs", "transport", "prober", "scheduler", "messages"}, set()),
+    "tracing": (
+        {"model", "otlp"},
+        {
+            "opentelemetry.context",
+            "opentelemetry.instrumentation",
+            "opentelemetry.metrics",
+            "opentelemetry.propagate",
+            "opentelemetry.propagators",
+            "opentelemetry.sdk",
+            "opentelemetry.trace",
+            "requests",
+        },
+    ),
+    "worker": (
+        {"limits", "logs", "model", "transport", "otlp", "prober", "scheduler", "messages", "tracing"},
+        set(),
+    ),
     "fleet": ({"model", "sharding", "messages"}, set()),
     "telemetry": (
-        set(),
+        {"otlp"},
         {
             "opentelemetry.context",
             "opentelemetry.exporter",
@@ -52,6 +73,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
             "scheduler",
             "messages",
             "fleet",
+            "otlp",
             "telemetry",
             "results",
             "instruments",
@@ -61,7 +83,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"uvicorn"},
     ),
     "demo": ({"model"}, set()),
-    "cli": ({"logs", "config", "catalogue", "service", "demo"}, {"click", "rich"}),
+    "cli": ({"logs", "config", "otlp", "catalogue", "service", "demo"}, {"click", "rich"}),
     "__main__": ({"cli"}, set()),
 }
 
@@ -76,6 +98,9 @@ MAKERS = {
     "create_app": {"service"},
     "Prober": {"worker"},
     "Scheduler": {"worker"},
+    "SpanSender": {"worker"},
+    "TracedProbe": {"worker"},
+    "TracerProvider": {"tracing"},
     "LogWriter": {"cli", "worker"},
     "MeterProvider": {"telemetry"},
     "CollectorRegistry": {"telemetry", "exposition"},
@@ -155,7 +180,7 @@ def test_imports_go_one_way() -> None:
     ("package", "rooms"),
     [
         ("pycurl", {"transport"}),
-        ("opentelemetry.sdk", {"telemetry"}),
+        ("opentelemetry.sdk", {"otlp", "telemetry", "tracing"}),
         ("uvicorn", {"service"}),
         ("click", {"cli"}),
         ("yaml", {"config"}),
@@ -167,15 +192,12 @@ def test_only_one_room_knows(package: str, rooms: set[str]) -> None:
 
 
 def test_a_prober_process_stays_light() -> None:
-    """Nothing that a prober process imports leads to the SDK, the exposition or the web."""
-    seen: set[str] = set()
-    waiting = {"worker"}
-    while waiting:
-        room = waiting.pop()
-        seen.add(room)
-        waiting |= ROOMS[room][0] - seen
-    packages = {package for room in seen for package in ROOMS[room][1]}
-    assert packages == {"certifi", "pycurl", "requests"}
+    """A prober process that traces nothing loads neither the SDK nor the exposition, the web or the configuration."""
+    loaded = "import otel_url_monitor.worker, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run((sys.executable, "-c", loaded), check=True, capture_output=True, text=True)
+    assert {"pycurl", "requests"} <= set(done.stdout.split())
+    heavy = {"google", "opentelemetry", "prometheus_client", "pydantic", "starlette", "uvicorn", "yaml"}
+    assert set(done.stdout.split()) & heavy == set()
 
 
 def _made(node: ast.AST) -> Iterator[str]:

@@ -55,6 +55,8 @@ CONTRACT = {
     "url_monitor_config_last_reload_successful": (GAUGE, ALWAYS, []),
     "url_monitor_config_last_reload_success_timestamp_seconds": (GAUGE, ALWAYS, []),
     "url_monitor_worker_restarts_total": (COUNTER, ALWAYS, []),
+    "url_monitor_otlp_export_failures_total": (COUNTER, ALWAYS, []),
+    "url_monitor_otlp_lost_spans_total": (COUNTER, ALWAYS, []),
     "url_monitor_worker_cpu_seconds_total": (COUNTER, ALWAYS, ["worker"]),
     "url_monitor_worker_resident_memory_bytes": (GAUGE, ALWAYS, ["worker"]),
     "url_monitor_build_info": (GAUGE, ALWAYS, ["version", "python_version"]),

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Exemplar
 
 from factories import (
+    SPAN_ID,
     TRACE_ID,
     URL,
     Metrics,
@@ -172,7 +173,7 @@ class TestExemplars:
         metrics.probed(make_result(target, make_hop(duration=0.5), trace_id=TRACE_ID))
         ((sample, exemplar),) = _exemplars(metrics)
         assert sample == (f"{LATENCY}_bucket", {"url": URL, "le": "0.5"}, 1.0)
-        assert (exemplar.labels, exemplar.value) == ({"trace_id": TRACE_ID}, 0.5)
+        assert (exemplar.labels, exemplar.value) == ({"trace_id": TRACE_ID, "span_id": SPAN_ID}, 0.5)
         assert exemplar.timestamp is not None
 
     def test_none_in_the_text_format(self) -> None:

@@ -70,6 +70,8 @@ SELF = {
     "url_monitor_config_last_reload_successful",
     "url_monitor_config_last_reload_success_timestamp_seconds",
     "url_monitor_worker_restarts_total",
+    "url_monitor_otlp_export_failures_total",
+    "url_monitor_otlp_lost_spans_total",
     "url_monitor_worker_cpu_seconds_total",
     "url_monitor_worker_resident_memory_bytes",
     "url_monitor_build_info",

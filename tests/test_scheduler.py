@@ -54,7 +54,7 @@ class HeldProbe:
         self._allowed: Counter[str] = Counter()
         self._is_open = False
 
-    def __call__(self, target: Target) -> ProbeResult:
+    def __call__(self, target: Target, _lag: float) -> ProbeResult:
         with self._changed:
             self.probed.append(target)
             self.threads.append(threading.get_ident())
@@ -192,7 +192,7 @@ class TestGrid:
         """A target that comes round soon is probed in time while the others are not due for a long while."""
         events = Events()
         quick, slow = make_target("https://quick.example/", interval=0.01), make_target(interval=86400.0)
-        scheduler = Scheduler(lambda target: make_result(target, make_hop()), events, max_in_flight=4)
+        scheduler = Scheduler(lambda target, _lag: make_result(target, make_hop()), events, max_in_flight=4)
         scheduler.set_targets([quick, slow])
         made = events.wait_for(20)
         scheduler.stop()
@@ -282,7 +282,7 @@ class TestFaults:
         events, faults = Events(), iter([ValueError("http://a/?token=canary"), MemoryError()])
         target = make_target(interval=0.01)
 
-        def probe(_target: Target) -> ProbeResult:
+        def probe(_target: Target, _lag: float) -> ProbeResult:
             for fault in faults:
                 raise fault
             return make_result(target, make_hop())
@@ -585,7 +585,7 @@ class Trace:
         self._own.now = time.monotonic()
         return self._own.now
 
-    def probe(self, target: Target) -> ProbeResult:
+    def probe(self, target: Target, _lag: float) -> ProbeResult:
         self._own.began = self._own.now
         with self._lock:
             self.begun += 1

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from opentelemetry.metrics import Observation
 
-from factories import TRACE_ID, URL, Metrics, make_hop, make_result, make_target, make_targets
+from factories import SPAN_ID, TRACE_ID, URL, Metrics, make_hop, make_result, make_target, make_targets
 from otel_url_monitor.model import MetricsLevel
 from otel_url_monitor.telemetry import ATTRIBUTE_SETS, SnapshotReader, Telemetry
 
@@ -135,7 +135,7 @@ def test_exemplars_are_not_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("OTEL_METRICS_EXEMPLAR_FILTER", "always_off")
     target = make_target()
     metrics = Metrics([target], MetricsLevel.FULL).probed(make_result(target, make_hop(), trace_id=TRACE_ID))
-    assert f'# {{trace_id="{TRACE_ID}"}} 0.25 ' in metrics.openmetrics()
+    assert f'# {{trace_id="{TRACE_ID}",span_id="{SPAN_ID}"}} 0.25 ' in metrics.openmetrics()
 
 
 def test_a_stopped_provider_is_quiet() -> None:

@@ -149,8 +149,10 @@ def test_what_is_recorded_of_a_response(prober: Prober, ca: trustme.CA) -> None:
         url=f"https://127.0.0.1:{server.port}/a?token=REDACTED&b=c",
         status=203,
         completed=True,
+        started_at=hop.started_at,
         duration=hop.duration,
         phases=hop.phases,
+        sending=hop.sending,
         address="127.0.0.1",
         http_version=1.0,
         content_length=5,
@@ -162,6 +164,8 @@ def test_what_is_recorded_of_a_response(prober: Prober, ca: trustme.CA) -> None:
         tls_version="TLSv1.3",
         tls_cipher="TLS_AES_256_GCM_SHA384",
     )
+    assert 0 <= (hop.sending or -1.0) <= (hop.phases.processing or 0.0)
+    assert 0 <= time.time() - hop.started_at < 10
 
 
 def test_what_was_not_named_is_absent(ca_file: Path, ca: trustme.CA) -> None:

@@ -125,14 +125,23 @@ _FROM_COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
 def _serve(config: "Config", host: str | None, port: int | None, workers: int, log_level: str) -> None:
     from otel_url_monitor import service  # noqa: PLC0415 - other commands need not load the SDK
     from otel_url_monitor.logs import LogWriter  # noqa: PLC0415
+    from otel_url_monitor.otlp import EnvironmentFaultsError, read_environment  # noqa: PLC0415
 
+    try:
+        environment = read_environment(os.environ)
+    except EnvironmentFaultsError as error:
+        for fault in error.faults:
+            click.echo(f"error: {fault}", err=True)
+        sys.exit(2)
     writer = LogWriter(getattr(logging, log_level.upper()))
     writer.start()
-    for warning in config.warnings:
+    for warning in (*config.warnings, *environment.warnings):
         _logger.warning("%s", warning)
     options = service.Options(
         targets=config.targets,
         level=config.metrics_level,
+        environment=environment,
+        tracing=config.tracing,
         host=config.host if host is None else host,
         port=config.port if port is None else port,
         workers=workers,

@@ -286,6 +286,6 @@ def _exemplars_by_bucket(point: HistogramDataPoint) -> dict[int, str]:
         if exemplar.trace_id is None:
             continue
         index = sum(exemplar.value > bound for bound in point.explicit_bounds)
-        labels = f'{{trace_id="{exemplar.trace_id:032x}"}}'
+        labels = f'{{trace_id="{exemplar.trace_id:032x}",span_id="{exemplar.span_id or 0:016x}"}}'
         found[index] = f" # {labels} {_number(exemplar.value)} {exemplar.time_unix_nano / 1e9:.3f}"
     return found

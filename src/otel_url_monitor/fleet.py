@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from otel_url_monitor.messages import Assignment, Report, Setup
@@ -39,6 +39,8 @@ class WorkerStatus:
         resident_bytes: memory of the present process.
         in_flight: probes being made.
         heard_at: monotonic seconds of its last sign of life.
+        export_failures: requests to send spans that failed, of all its processes.
+        lost_spans: spans that could not be sent, of all its processes.
     """
 
     restarts: int = 0
@@ -46,6 +48,8 @@ class WorkerStatus:
     resident_bytes: int = 0
     in_flight: int = 0
     heard_at: float = 0.0
+    export_failures: int = 0
+    lost_spans: int = 0
 
 
 class Fleet:
@@ -171,16 +175,18 @@ class _Worker:
 
     def _talk(self, connection: Connection) -> None:
         """Tell the process what to do and take in what it says, until it ends."""
-        used_before = self.status.cpu_seconds
+        before = replace(self.status)
         with connection, contextlib.suppress(EOFError, OSError):
             connection.send(self._setup)
             connection.send(self._assignment)
             while True:
-                self._take(connection.recv(), used_before)
+                self._take(connection.recv(), before)
 
-    def _take(self, report: Report, used_before: float) -> None:
+    def _take(self, report: Report, before: WorkerStatus) -> None:
         self.status.heard_at = time.monotonic()
-        self.status.cpu_seconds = used_before + report.cpu_seconds
+        self.status.cpu_seconds = before.cpu_seconds + report.cpu_seconds
+        self.status.export_failures = before.export_failures + report.export_failures
+        self.status.lost_spans = before.lost_spans + report.lost_spans
         self.status.resident_bytes = report.resident_bytes
         self.status.in_flight = report.in_flight
         try:

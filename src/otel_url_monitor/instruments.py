@@ -64,6 +64,9 @@ class SelfReport(Protocol):
     def render_seconds(self) -> float | None:
         """How long the last exposition took to render, `None` before the first."""
 
+    def push_failures(self) -> int:
+        """Requests to push metrics that failed."""
+
     def headroom(self) -> int:
         """Attribute sets the fullest instrument can still take."""
 
@@ -81,6 +84,8 @@ class WorkerReport(Protocol):
     cpu_seconds: float
     resident_bytes: int
     in_flight: int
+    export_failures: int
+    lost_spans: int
 
 
 def _of_hop(value: Callable[[Hop], float | None]) -> Callable[[TargetState], Iterator[Value]]:
@@ -486,6 +491,18 @@ RESTARTS = _self(
     "Prober processes started again after they ended",
     kind="counter",
 )
+EXPORT_FAILURES = _self(
+    "url_monitor.otlp_export_failures",
+    "url_monitor_otlp_export_failures_total",
+    "Requests to the OTLP endpoint that were not answered by success, repetitions included",
+    kind="counter",
+)
+LOST_SPANS = _self(
+    "url_monitor.otlp_lost_spans",
+    "url_monitor_otlp_lost_spans_total",
+    "Spans of kept traces that could not be sent",
+    kind="counter",
+)
 WORKER_CPU = _self(
     "url_monitor.worker_cpu",
     "url_monitor_worker_cpu_seconds_total",
@@ -517,6 +534,8 @@ SELF_ROWS: tuple[Row, ...] = (
     RELOADED,
     RELOADED_AT,
     RESTARTS,
+    EXPORT_FAILURES,
+    LOST_SPANS,
     WORKER_CPU,
     WORKER_MEMORY,
     BUILD,
@@ -555,7 +574,7 @@ class Instruments:
         """Add a finished probe to the histograms; the gauges and counters follow from the results."""
         self._lag.record(lag)
         if self._latency is not None and result.hops and result.hops[-1].completed:
-            context = _exemplar_context(result.trace_id)
+            context = _exemplar_context(result)
             self._latency.record(result.duration, self._attributes_of(state, ()), context=context)
 
     def _observe(self, meter: Meter, row: Row, callback: Callable[[CallbackOptions], Iterable[Observation]]) -> None:
@@ -593,6 +612,8 @@ class Instruments:
             (RELOADED, service.config_is_current),
             (RELOADED_AT, service.config_loaded_at),
             (RESTARTS, lambda: sum(worker.restarts for worker in service.workers())),
+            (EXPORT_FAILURES, lambda: _export_failures(service)),
+            (LOST_SPANS, lambda: sum(worker.lost_spans for worker in service.workers())),
         )
         for row, value in plain:
             self._observe(meter, row, _plain_callback(value))
@@ -626,14 +647,17 @@ def _worker_callback(
     return observe
 
 
-def _exemplar_context(trace_id: str | None) -> Context | None:
+def _export_failures(service: SelfReport) -> int:
+    return service.push_failures() + sum(worker.export_failures for worker in service.workers())
+
+
+def _exemplar_context(result: ProbeResult) -> Context | None:
     """A context in which the SDK finds the result's trace, so that it becomes the exemplar."""
-    if trace_id is None:
+    if result.trace_id is None or result.span_id is None:
         return None
     span_context = trace.SpanContext(
-        trace_id=int(trace_id, 16),
-        # The SDK takes an exemplar only from a valid context; the span itself is not known here.
-        span_id=int(trace_id[16:], 16) or 1,
+        trace_id=int(result.trace_id, 16),
+        span_id=int(result.span_id, 16),
         is_remote=False,
         trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
     )

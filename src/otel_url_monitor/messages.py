@@ -1,8 +1,10 @@
 """What the main process and a prober process say to each other, pickled, over one pipe."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from otel_url_monitor.model import Target
+from otel_url_monitor.model import Target, TracePolicy
 from otel_url_monitor.scheduler import Probed, Skipped
 
 
@@ -20,10 +22,14 @@ class Setup:
     Attributes:
         tls_facts: whether the TLS version and cipher are recorded.
         log_level: of the standard library's logging.
+        resource: attributes of the service, the same in all of its processes.
+        tracing: what a trace shows, and which are kept, where the environment names an endpoint.
     """
 
     tls_facts: bool
     log_level: int
+    resource: Mapping[str, Any] = field(default_factory=dict)
+    tracing: TracePolicy = field(default_factory=TracePolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +40,13 @@ class Report:
         in_flight: probes being made.
         cpu_seconds: CPU used by the process so far.
         resident_bytes: memory of the process.
+        export_failures: requests to send spans that failed so far.
+        lost_spans: spans that were kept and could not be sent, so far.
     """
 
     events: tuple[Probed | Skipped, ...]
     in_flight: int
     cpu_seconds: float
     resident_bytes: int
+    export_failures: int = 0
+    lost_spans: int = 0

@@ -22,6 +22,18 @@ _SECRET_KEY = re.compile(
 )
 
 
+def origin(url: str) -> tuple[str, str | None, int]:
+    """Scheme, host and port (RFC 6454)."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def is_literal_address(url: str) -> bool:
+    """Whether the URL's host is an address, so that no name is resolved."""
+    host = urlsplit(url).hostname or ""
+    return ":" in host or host.replace(".", "").isdigit()
+
+
 def mask_url(url: str) -> str:
     """The form of a URL that may be shown: no credentials, no fragment, secret query values as `REDACTED`."""
     parts = urlsplit(url)
@@ -224,6 +236,21 @@ class Limits:
     body: int = 10 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracePolicy:
+    """What a trace shows, and which traces are kept: failures and changes of state in any case.
+
+    Attributes:
+        phases: whether the phases of a hop are spans of their own, attributes otherwise.
+        keep_slower_than: seconds; a probe that took longer is kept.
+        success_ratio: how much of all the rest is kept, 0 to 1.
+    """
+
+    phases: bool = True
+    keep_slower_than: float = 2.0
+    success_ratio: float = 0.1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """One thing to probe, complete: all defaults are merged in, so nobody later asks "or the default?".
@@ -234,6 +261,7 @@ class Target:
         labels: the user's labels, sorted by name.
         interval: seconds between two probes.
         timeout: seconds for the whole probe, redirects included.
+        propagate: whether a traced probe says so to the target (`traceparent`).
     """
 
     url: str = field(repr=False)
@@ -245,6 +273,7 @@ class Target:
     tls: Tls = Tls()
     expect: Expect = Expect()
     limits: Limits = Limits()
+    propagate: bool = True
 
     @cached_property
     def id(self) -> str:
@@ -296,7 +325,9 @@ class Hop:
         url: where it went, masked as `Target.display_url` is.
         status: final status code, 0 when no complete header block came.
         completed: whether the whole response was received.
+        started_at: Unix seconds.
         duration: seconds from start to end, on libcurl's clock.
+        sending: seconds of the processing phase until the request was sent, known also when no byte came back.
         address: the peer's IP address, `None` when no connection was made.
         http_version: 1.0, 1.1, 2.0 or 3.0; 0.0 when no response came.
         content_length: as the server named it, -1 when it named none.
@@ -311,8 +342,10 @@ class Hop:
     url: str
     status: int = 0
     completed: bool = False
+    started_at: float = 0.0
     duration: float = 0.0
     phases: Phases = Phases()
+    sending: float | None = None
     address: str | None = None
     http_version: float = 0.0
     content_length: int = -1
@@ -338,7 +371,8 @@ class ProbeResult:
             complete response came to be judged.
         failure: `None` exactly when the probe succeeded.
         detail: words for log and page, never a label; holds no secret.
-        trace_id: 32 hex digits when the probe was traced.
+        trace_id: 32 hex digits when the probe was traced and the trace is kept.
+        span_id: 16 hex digits, the trace's root span.
     """
 
     target_id: str
@@ -349,6 +383,7 @@ class ProbeResult:
     failure: FailureReason | None = None
     detail: str = ""
     trace_id: str | None = None
+    span_id: str | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -365,5 +400,6 @@ class ProbeResult:
         return self.hops[-1].status if self.hops else 0
 
 
-Probe = Callable[[Target], ProbeResult]
-"""One probe of one target. Network trouble is a value, never an exception. Called from many threads."""
+Probe = Callable[[Target, float], ProbeResult]
+"""One probe of one target, so many seconds after it was due. Network trouble is a value, never an exception.
+Called from many threads."""

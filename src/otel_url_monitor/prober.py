@@ -14,7 +14,7 @@ from requests.cookies import RequestsCookieJar
 
 from otel_url_monitor import __version__
 from otel_url_monitor.checks import judge
-from otel_url_monitor.model import BasicAuth, BearerToken, FailureReason, Hop, ProbeResult, Request, Target, Tls
+from otel_url_monitor.model import BasicAuth, BearerToken, FailureReason, Hop, ProbeResult, Request, Target, Tls, origin
 from otel_url_monitor.transport import Budget, CurlAdapter, CurlResponse, ProbeSession, TransportError, unreadable
 
 _USER_AGENT = f"otel-url-monitor/{__version__}"
@@ -78,7 +78,7 @@ class Prober:
             if time.perf_counter() >= budget.deadline:
                 raise _FailedError(FailureReason.RESPONSE_TIMEOUT, "no time left to follow the redirect")
             followed = _follow(request, response.status_code, location)
-            if _origin(followed.url) != _origin(request.url) and not _is_upgrade(request.url, followed.url):
+            if origin(followed.url or "") != origin(request.url or "") and not _is_upgrade(request.url, followed.url):
                 tls = Tls(verify=tls.verify, ca_file=tls.ca_file)
             request = followed
 
@@ -229,7 +229,7 @@ def _follow(request: PreparedRequest, status: int, location: str) -> PreparedReq
     """
     followed = PreparedRequest()
     followed.prepare(method=_redirected_method(request.method or "GET", status), url=_redirected_url(request, location))
-    if _origin(followed.url) != _origin(request.url):
+    if origin(followed.url or "") != origin(request.url or ""):
         if request.body and followed.method == request.method:
             raise _FailedError(FailureReason.REDIRECT_BLOCKED, "would send the request body to another origin")
         followed.headers.update({"User-Agent": _USER_AGENT, "Accept": "*/*"})
@@ -268,11 +268,5 @@ def _redirected_url(request: PreparedRequest, location: str) -> str:
 
 def _is_upgrade(url: str | None, followed: str | None) -> bool:
     """Whether a redirect leads from http to https of the same host, where the configured server name is meant for."""
-    (scheme, host, _), (new_scheme, new_host, _) = _origin(url), _origin(followed)
+    (scheme, host, _), (new_scheme, new_host, _) = origin(url or ""), origin(followed or "")
     return (scheme, new_scheme) == ("http", "https") and host == new_host
-
-
-def _origin(url: str | None) -> tuple[str, str | None, int]:
-    """Scheme, host and port (RFC 6454)."""
-    parts = urlsplit(url or "")
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)

@@ -150,16 +150,16 @@ class Scheduler:
                 slot, target, lag = due
                 self._lock.release()
                 try:
-                    result = self._probe_one(target)
+                    result = self._probe_one(target, lag)
                 finally:
                     self._lock.acquire()
                 self._finish(slot, result, lag)
             self._threads -= 1
 
-    def _probe_one(self, target: Target) -> ProbeResult:
+    def _probe_one(self, target: Target, lag: float) -> ProbeResult:
         started_at, begin = self._wall(), time.perf_counter()
         try:
-            return self._probe(target)
+            return self._probe(target, lag)
         except Exception as error:  # noqa: BLE001 - the one place where a bug must not end the probing
             # Where, but not what: the exception's words may hold a URL, and so a secret.
             where = "".join(traceback.format_tb(error.__traceback__))

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 import uvicorn
@@ -20,7 +20,8 @@ from otel_url_monitor.fleet import SILENCE_LIMIT, Fleet, WorkerStatus
 from otel_url_monitor.instruments import Instruments
 from otel_url_monitor.limits import raise_descriptor_limit
 from otel_url_monitor.messages import Report, Setup
-from otel_url_monitor.model import MetricsLevel, ProbeResult, Target
+from otel_url_monitor.model import MetricsLevel, ProbeResult, Target, TracePolicy
+from otel_url_monitor.otlp import Environment
 from otel_url_monitor.results import Results, TargetState
 from otel_url_monitor.scheduler import Probed
 from otel_url_monitor.telemetry import Telemetry
@@ -52,6 +53,8 @@ class Options:
     Attributes:
         host: address to listen on.
         port: TCP port; 0 lets the system choose.
+        environment: what the `OTEL_*` variables ask for.
+        tracing: what a trace shows, and which are kept.
         workers: prober processes.
         silence_limit: seconds without a word from a worker after which we are not healthy.
     """
@@ -60,6 +63,8 @@ class Options:
     level: MetricsLevel
     host: str
     port: int
+    environment: Environment = field(default_factory=Environment)
+    tracing: TracePolicy = field(default_factory=TracePolicy)
     workers: int = 1
     silence_limit: float = SILENCE_LIMIT
 
@@ -108,11 +113,16 @@ class _Service:
         self._loaded_at = time.time()
         self._is_ready = False
         self._results = Results(options.targets)
-        self._telemetry = Telemetry()
+        self._telemetry = Telemetry(options.environment)
         self._fleet = Fleet(
             options.targets,
             workers=options.workers,
-            setup=Setup(tls_facts=options.level is MetricsLevel.FULL, log_level=logging.getLogger().level),
+            setup=Setup(
+                tls_facts=options.level is MetricsLevel.FULL,
+                log_level=logging.getLogger().level,
+                resource=self._telemetry.resource_attributes,
+                tracing=options.tracing,
+            ),
             on_report=self._take,
             silence_limit=options.silence_limit,
         )
@@ -161,7 +171,7 @@ class _Service:
         self._exposition.stop()
         self._server.should_exit = True
         await asyncio.gather(asyncio.to_thread(self._fleet.stop), serving)
-        self._telemetry.shutdown()
+        await asyncio.to_thread(self._telemetry.shutdown)
         _logger.info("stopped")
 
     def _take(self, report: Report) -> None:
@@ -179,6 +189,9 @@ class _Service:
 
     def render_seconds(self) -> float | None:
         return self._exposition.render_seconds
+
+    def push_failures(self) -> int:
+        return self._telemetry.push_failures
 
     def headroom(self) -> int:
         return self._telemetry.headroom()

@@ -19,7 +19,14 @@ from opentelemetry.sdk.metrics import (
 )
 from opentelemetry.sdk.metrics.export import Gauge as GaugeData
 from opentelemetry.sdk.metrics.export import Histogram as HistogramData
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric, MetricsData, NumberDataPoint
+from opentelemetry.sdk.metrics.export import (
+    HistogramDataPoint,
+    Metric,
+    MetricReader,
+    MetricsData,
+    NumberDataPoint,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.metrics.export import Sum as SumData
 from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -27,6 +34,7 @@ from opentelemetry.util.types import Attributes
 from prometheus_client import CollectorRegistry
 
 from otel_url_monitor import __version__
+from otel_url_monitor.otlp import Endpoint, Environment, Losses
 
 __all__ = [
     "ATTRIBUTE_SETS",
@@ -46,6 +54,12 @@ ATTRIBUTE_SETS = 1_000_000
 target would vanish without a word; nothing is allocated ahead."""
 
 _INSTRUMENTS = (Counter, Histogram, ObservableCounter, ObservableGauge, ObservableUpDownCounter, UpDownCounter)
+_CARDINALITY_LIMITS: dict[Any, int] = dict.fromkeys(_INSTRUMENTS, ATTRIBUTE_SETS)
+
+_PUSH_SECONDS = 30.0
+"""How long reading the instruments may take before a push is given up."""
+
+_SHUTDOWN_SECONDS = 1.5
 
 
 class SnapshotReader(PrometheusMetricReader):
@@ -59,7 +73,7 @@ class SnapshotReader(PrometheusMetricReader):
         super().__init__(
             scope_info_enabled=False,
             registry=CollectorRegistry(),
-            cardinality_limits=dict.fromkeys(_INSTRUMENTS, ATTRIBUTE_SETS),
+            cardinality_limits=_CARDINALITY_LIMITS,
         )
 
     def read(self) -> MetricsData | None:
@@ -74,19 +88,26 @@ class SnapshotReader(PrometheusMetricReader):
 
 
 class Telemetry:
-    """The metrics half of the SDK: a provider and the reader that `/metrics` serves.
+    """The metrics half of the SDK: a provider, the reader that `/metrics` serves, and the one that pushes.
+
+    Args:
+        environment: says whether and where metrics are pushed.
 
     Attributes:
         reader: what `/metrics` is rendered from.
         resource_attributes: who we are, as `target_info` says it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Environment = Environment()) -> None:  # noqa: B008 - frozen
         resource = _resource()
         self.reader = SnapshotReader()
+        self._losses = Losses()
+        readers: list[MetricReader] = [self.reader]
+        if environment.metrics is not None:
+            readers.append(_pushing_reader(environment.metrics, environment.interval, self._losses))
         self.resource_attributes = dict(resource.attributes)
         self._provider = MeterProvider(
-            metric_readers=[self.reader],
+            metric_readers=readers,
             resource=resource,
             views=[_without_exemplars(ObservableGauge), _without_exemplars(ObservableCounter)],
             exemplar_filter=_SampledExemplars(),
@@ -99,6 +120,11 @@ class Telemetry:
         """The meter for all of our instruments."""
         return self._provider.get_meter("otel_url_monitor", __version__)
 
+    @property
+    def push_failures(self) -> int:
+        """Requests to push metrics that failed."""
+        return self._losses.failures
+
     def headroom(self) -> int:
         """Attribute sets that the fullest instrument can still take before targets would vanish."""
         storage = self._provider._measurement_consumer._reader_storages[self.reader]  # noqa: SLF001 - no public way; held by a test
@@ -108,8 +134,19 @@ class Telemetry:
         return ATTRIBUTE_SETS - max((len(match._attributes_aggregation) for match in matches), default=0)  # noqa: SLF001
 
     def shutdown(self) -> None:
-        """Stop collecting."""
-        self._provider.shutdown()
+        """Push a last time where that is asked for, within two seconds; then stop collecting."""
+        self._provider.shutdown(timeout_millis=_SHUTDOWN_SECONDS * 1000)
+
+
+def _pushing_reader(endpoint: Endpoint, interval: float, losses: Losses) -> MetricReader:
+    from otel_url_monitor.otlp.exporting import metric_exporter  # noqa: PLC0415 - 10 MB, only when asked for
+
+    return PeriodicExportingMetricReader(
+        metric_exporter(endpoint, losses),
+        export_interval_millis=interval * 1000,
+        export_timeout_millis=_PUSH_SECONDS * 1000,
+        cardinality_limits=_CARDINALITY_LIMITS,
+    )
 
 
 class _SampledExemplars(TraceBasedExemplarFilter):

@@ -1,6 +1,7 @@
 """The prober process: a scheduler and a prober between two ends of a pipe, targets in and results out."""
 
 import contextlib
+import logging
 import os
 import resource
 import signal
@@ -10,16 +11,27 @@ import time
 from collections import deque
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from otel_url_monitor.limits import raise_descriptor_limit
 from otel_url_monitor.logs import LogWriter
 from otel_url_monitor.messages import Report, Setup
+from otel_url_monitor.model import Probe, ProbeResult, Target
+from otel_url_monitor.otlp import Environment, read_environment
 from otel_url_monitor.prober import Prober
 from otel_url_monitor.scheduler import Probed, Scheduler, Skipped
 from otel_url_monitor.transport import default_ca_file
 
+if TYPE_CHECKING:
+    from otel_url_monitor.tracing import TracedProbe
+
+_logger = logging.getLogger(__name__)
+
 _REPORT_SECONDS = 0.2
 """Results travel in batches: at 200 probes a second one wake-up of the main process serves 40 results."""
+
+_FLUSH_SECONDS = 1.0
+"""How long spans may still be sent after a stop; the main process waits for 2 s."""
 
 _RESERVED_DESCRIPTORS = 64
 _DESCRIPTORS_PER_PROBE = 5  # the connection, two of the handle, and two of a second one with a CA file of its own
@@ -29,8 +41,9 @@ _THREADS_PER_PROBE = 3  # its own, and two of libcurl's resolver
 class _Outbox:
     """Events on their way to the main process. Thread-safe."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, traced: "TracedProbe | None") -> None:
         self._connection = connection
+        self._traced = traced
         self._events: deque[Probed | Skipped] = deque()
         self._sending = threading.Lock()
 
@@ -45,11 +58,14 @@ class _Outbox:
         """
         with self._sending:
             events = tuple(self._events.popleft() for _ in range(len(self._events)))
+            sender = self._traced.sender if self._traced else None
             report = Report(
                 events=events,
                 in_flight=in_flight,
                 cpu_seconds=time.process_time(),
                 resident_bytes=_resident_bytes(),
+                export_failures=sender.failures if sender else 0,
+                lost_spans=sender.lost if sender else 0,
             )
             self._connection.send(report)
 
@@ -69,16 +85,37 @@ def _serve(connection: Connection) -> None:
     setup: Setup = connection.recv()
     writer = LogWriter(setup.log_level)
     writer.start()
-    prober = Prober(default_ca_file(os.environ), tls_facts=setup.tls_facts)
-    outbox = _Outbox(connection)
-    scheduler = Scheduler(prober, outbox.put, max_in_flight=_max_in_flight(raise_descriptor_limit()))
+    environment = read_environment(os.environ)
+    prober = Prober(default_ca_file(os.environ), tls_facts=setup.tls_facts or environment.traces is not None)
+
+    def probe(target: Target, _lag: float) -> ProbeResult:
+        return prober(target)
+
+    traced = _traced(probe, environment, setup) if environment.traces else None
+    outbox = _Outbox(connection, traced)
+    scheduler = Scheduler(traced or probe, outbox.put, max_in_flight=_max_in_flight(raise_descriptor_limit()))
     threading.Thread(target=_report, args=(outbox, scheduler), name="report", daemon=True).start()
     with contextlib.suppress(EOFError):  # a half-closed pipe is how the main process asks for the end
         while True:
-            scheduler.set_targets(connection.recv().targets)
+            targets = connection.recv().targets
+            if traced:
+                traced.forget_others({target.id for target in targets})
+            scheduler.set_targets(targets)
     scheduler.stop()
     outbox.send(0)
+    if traced:
+        if left := traced.sender.stop(_FLUSH_SECONDS):
+            _logger.warning("%d spans could not be sent before the end", left)
+        outbox.send(0)
     writer.drain()
+
+
+def _traced(probe: Probe, environment: Environment, setup: Setup) -> "TracedProbe":
+    from otel_url_monitor.tracing import SpanSender, TracedProbe  # noqa: PLC0415 - 20 MB, only when asked for
+
+    sender = SpanSender(environment)
+    sender.start()
+    return TracedProbe(probe, sender, setup.resource, setup.tracing, propagates=environment.propagates)
 
 
 def _report(outbox: _Outbox, scheduler: Scheduler) -> None:

@@ -206,6 +206,7 @@ def _target(document: Document, path: KeyPath, section: FileSection, target: Tar
         tls=_tls(target.tls, folder) if target.tls else Tls(),
         expect=Expect(status=target.expect.status) if target.expect else Expect(),
         limits=_limits(target.limits) if target.limits else Limits(),
+        propagate=_propagates(section, target),
     )
 
 
@@ -235,6 +236,13 @@ def _auth(section: RequestSection, folder: Path) -> BasicAuth | BearerToken | No
 
 def _tls(section: TlsSection, folder: Path) -> Tls:
     return Tls(verify=section.verify, ca_file=_file(folder, section.ca_file), server_name=section.server_name or None)
+
+
+def _propagates(section: FileSection, target: TargetSection) -> bool:
+    own = target.tracing
+    if own and "propagate" in own.model_fields_set:
+        return own.propagate
+    return section.tracing.propagate if section.tracing else True
 
 
 def _limits(section: LimitsSection) -> Limits:

@@ -14,11 +14,11 @@ from pydantic_core import CoreSchema, core_schema
 
 from otel_url_monitor.config import values
 from otel_url_monitor.config.document import Document, KeyPath, quote
-from otel_url_monitor.model import DEFAULT_INTERVAL, DEFAULT_TIMEOUT, MetricsLevel
+from otel_url_monitor.model import DEFAULT_INTERVAL, DEFAULT_TIMEOUT, MetricsLevel, TracePolicy
 
 # Keys that the format has and this version does not do yet, by section.
 NOT_SUPPORTED_YET: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    (): ("discovery", "tracing"),
+    (): ("discovery",),
     ("targets",): ("network",),
     ("targets", "request"): ("oauth2",),
     ("targets", "tls"): ("cert_file", "key_file", "min_version"),
@@ -53,6 +53,11 @@ Method = Annotated[str, PlainValidator(values.parse_method), _TEXT]
 Url = Annotated[str, PlainValidator(values.parse_url), WithJsonSchema(_URL)]
 Duration = Annotated[float, PlainValidator(values.parse_duration), _matching(values.DURATION)]
 Bool = Annotated[bool, PlainValidator(values.parse_bool), _matching(_BOOL, {"type": "boolean"})]
+Ratio = Annotated[
+    float,
+    PlainValidator(values.parse_ratio),
+    _matching(values.RATIO, {"type": "number", "minimum": 0, "maximum": 1}),
+]
 Level = Annotated[
     MetricsLevel,
     PlainValidator(values.parse_level),
@@ -163,6 +168,30 @@ class LimitsSection(Section):
     )
 
 
+class TracingSection(Section):
+    """What a trace shows and which traces are kept, when there is an OTLP endpoint."""
+
+    propagate: Bool = Field(default=True, description="Whether targets are told of the trace. Default: true.")
+    phases: Bool = Field(default=True, description="Whether phases are spans of their own. Default: true.")
+    keep_slower_than: Duration = Field(
+        default=TracePolicy().keep_slower_than,
+        description="Traces of slower probes are always kept. Default: 2s.",
+    )
+    success_ratio: Ratio = Field(
+        default=TracePolicy().success_ratio,
+        description="Part of the traces kept of probes that neither failed nor were slow nor changed the state,"
+        " 0 to 1. Default: 0.1.",
+    )
+
+
+class TargetTracingSection(Section):
+    """What concerns the traces of this target."""
+
+    propagate: Bool = Field(
+        default=True, description="Whether the target is told of the trace. Default: the common one."
+    )
+
+
 class TargetSection(Section):
     """One URL to probe."""
 
@@ -180,6 +209,7 @@ class TargetSection(Section):
     tls: TlsSection | None = None
     expect: ExpectSection | None = None
     limits: LimitsSection | None = None
+    tracing: TargetTracingSection | None = None
 
 
 class _OrUrl:
@@ -203,6 +233,7 @@ class FileSection(Section):
     labels: Labels | None = Field(default=None, description="Labels of every target's series.")
     metrics: MetricsSection | None = None
     server: ServerSection | None = None
+    tracing: TracingSection | None = None
     targets: tuple[Annotated[TargetSection, _OrUrl()], ...] | None = Field(
         default=None, description="What is probed: URLs, or mappings with a url."
     )
@@ -212,12 +243,14 @@ _SECTIONS: Mapping[tuple[str, ...], type[Section]] = {
     (): FileSection,
     ("metrics",): MetricsSection,
     ("server",): ServerSection,
+    ("tracing",): TracingSection,
     ("targets",): TargetSection,
     ("targets", "request"): RequestSection,
     ("targets", "request", "basic_auth"): BasicAuthSection,
     ("targets", "tls"): TlsSection,
     ("targets", "expect"): ExpectSection,
     ("targets", "limits"): LimitsSection,
+    ("targets", "tracing"): TargetTracingSection,
 }
 
 

@@ -25,6 +25,7 @@ _MILLISECONDS = {"y": YEAR * 1000, "w": 604_800_000, "d": 86_400_000, "h": 3_600
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9}
 DURATION = "(?=[0-9])" + "".join(f"([0-9]{{1,9}}{unit})?" for unit in _MILLISECONDS)
 SIZE = rf"([0-9]{{1,12}})({'|'.join(_BYTES)})"
+RATIO = r"0(?:\.[0-9]{1,9})?|1(?:\.0{1,9})?"
 STATUS = r"([1-9])[xX]{2}|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -105,6 +106,13 @@ def parse_bool(value: object) -> bool:
     if word not in ("true", "false"):
         raise expected("true or false")
     return word == "true"
+
+
+def parse_ratio(value: object) -> float:
+    """A number from 0 to 1."""
+    if isinstance(value, str) and re.fullmatch(RATIO, value):
+        return float(value)
+    raise expected("a number from 0 to 1")
 
 
 def parse_level(value: object) -> MetricsLevel:

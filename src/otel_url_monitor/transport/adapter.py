@@ -13,15 +13,15 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
-from otel_url_monitor.model import FailureReason, Hop, Phases, Tls, mask_url
+from otel_url_monitor.model import FailureReason, Hop, Phases, Tls, is_literal_address, mask_url
 from otel_url_monitor.transport.certificates import parse_chain
 from otel_url_monitor.transport.classification import Evidence, classify
 from otel_url_monitor.transport.cookies import cookie_message
 from otel_url_monitor.transport.receiver import Budget, Receiver
 from otel_url_monitor.transport.shortage import is_short, unreadable
 
-_QUICK_EXIT = 322
-"""CURLOPT_QUICK_EXIT, which pycurl has no name for: without it, closing a handle waits for a dead resolver."""
+QUICK_EXIT = 322
+"""CURLOPTQUICK_EXIT, which pycurl has no name for: without it, closing a handle waits for a dead resolver."""
 
 _MAX_HANDLES = 8
 """Handles kept per thread, one for each CA file; each holds its parsed store (1 to 2 MB for 150 roots) and two
@@ -126,10 +126,11 @@ class CurlAdapter(BaseAdapter):
         _prepare(curl, request, receiver, budget)
         if is_tls:
             _prepare_tls(curl, request, tls, tls.ca_file or self._ca_file, log)
+        started_at = time.time()
         code, text = _perform(curl)
         if receiver.is_redirect and code in (pycurl.E_WRITE_ERROR, pycurl.E_FILESIZE_EXCEEDED):
             code = 0
-        hop = _measure(curl, request, receiver, tls=tls if is_tls else None, code=code, log=log)
+        hop = _measure(curl, request, receiver, started_at, tls=tls if is_tls else None, code=code, log=log)
         if code != 0 or not receiver.is_complete:
             raise TransportError(hop, _reason(curl, receiver, hop, code, text), _words(receiver, text), code)
         return _response(request, receiver, hop)
@@ -167,7 +168,7 @@ def _prepare(curl: pycurl.Curl, request: requests.PreparedRequest, receiver: Rec
     for option, value in (
         (pycurl.URL, request.url),
         (pycurl.NOSIGNAL, 1),
-        (_QUICK_EXIT, 1),
+        (QUICK_EXIT, 1),
         (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
         (pycurl.PROXY, ""),  # libcurl would read the environment
         (pycurl.PATH_AS_IS, 1),
@@ -270,6 +271,7 @@ def _measure(
     curl: pycurl.Curl,
     request: requests.PreparedRequest,
     receiver: Receiver,
+    started_at: float,
     *,
     tls: Tls | None,
     code: int,
@@ -283,8 +285,10 @@ def _measure(
         url=mask_url(url),
         status=receiver.status if has_headers else 0,
         completed=code == 0 and has_headers,
+        started_at=started_at,
         duration=curl.getinfo(pycurl.TOTAL_TIME_T) / 1e6,
         phases=_phases(curl, receiver, is_literal=is_literal_address(url), is_tls=tls is not None),
+        sending=_sending(curl, is_tls=tls is not None),
         address=curl.getinfo(pycurl.PRIMARY_IP) or None,
         http_version=_HTTP_VERSIONS.get(curl.getinfo(pycurl.INFO_HTTP_VERSION), 0.0) if has_headers else 0.0,
         content_length=curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD_T) if has_headers else -1,
@@ -296,12 +300,6 @@ def _measure(
         tls_version=log.version if log else None,
         tls_cipher=log.cipher if log else None,
     )
-
-
-def is_literal_address(url: str) -> bool:
-    """Whether the URL's host is an address, so that no name is resolved."""
-    host = urlsplit(url).hostname or ""
-    return ":" in host or host.replace(".", "").isdigit()
 
 
 def _phases(curl: pycurl.Curl, receiver: Receiver, *, is_literal: bool, is_tls: bool) -> Phases:
@@ -319,6 +317,11 @@ def _phases(curl: pycurl.Curl, receiver: Receiver, *, is_literal: bool, is_tls: 
         processing=_seconds(secured, started) if secured else None,
         transfer=_seconds(started, total) if started and receiver.is_complete else None,
     )
+
+
+def _sending(curl: pycurl.Curl, *, is_tls: bool) -> float | None:
+    ready = curl.getinfo(pycurl.APPCONNECT_TIME_T if is_tls else pycurl.CONNECT_TIME_T)
+    return _seconds(ready, curl.getinfo(pycurl.POSTTRANSFER_TIME_T)) if ready else None
 
 
 def _seconds(begin: int, end: int) -> float | None:
