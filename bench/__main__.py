@@ -16,7 +16,8 @@ from typing import Any
 import pycurl
 
 import bench
-from bench.probing import http_probes, https_probes
+from bench.memory import memory
+from bench.probing import http_probes, https_probes, traced_probes
 from bench.processes import BenchError
 from bench.programs import Site, nginx, require_programs, versions
 from bench.scraping import scraping
@@ -25,7 +26,14 @@ from bench.timing import timing
 
 Part = Callable[[Site, float], tuple[list[Row], dict[str, Any]]]
 
-PARTS: dict[str, Part] = {"http": http_probes, "https": https_probes, "timing": timing, "scraping": scraping}
+PARTS: dict[str, Part] = {
+    "http": http_probes,
+    "https": https_probes,
+    "tracing": traced_probes,
+    "timing": timing,
+    "scraping": scraping,
+    "memory": memory,
+}
 
 
 def main() -> int:

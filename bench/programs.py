@@ -69,12 +69,14 @@ class Site:
 
     Attributes:
         folder: where all programs of the run keep their files.
+        collector_port: answers every POST as an OTLP collector that took everything.
         trust: PEM file with the machine's whole trust store and the CA of this site.
     """
 
     folder: Path
     port: int
     tls_port: int
+    collector_port: int
     trust: Path
 
     def urls(self, count: int, path: str = "/") -> list[str]:
@@ -88,8 +90,9 @@ class Site:
 
 @contextmanager
 def nginx(folder: Path) -> Iterator[Site]:
-    """A Debian nginx on two loopback ports with files of its own."""
-    site = Site(folder=folder, port=free_port(), tls_port=free_port(), trust=folder / "trust.pem")
+    """A Debian nginx on three loopback ports with files of its own."""
+    ports = free_port(), free_port(), free_port()
+    site = Site(folder=folder, port=ports[0], tls_port=ports[1], collector_port=ports[2], trust=folder / "trust.pem")
     _issue_certificate(site)
     configuration = folder / "nginx.conf"
     configuration.write_text(_nginx_configuration(site))
@@ -132,6 +135,12 @@ http {{
         ssl_session_cache off;
         location / {{ return 200 "ok\\n"; }}
         location /d50 {{ echo_sleep {DELAY_MS / 1000}; echo ok; }}
+    }}
+    server {{
+        # An empty message is OTLP's word for success. The body is read and thrown away.
+        listen 127.0.0.1:{site.collector_port};
+        client_max_body_size 0;
+        location / {{ return 200 ""; }}
     }}
 }}
 """
@@ -209,15 +218,23 @@ def blackbox(site: Site) -> Iterator[Program]:
         yield Program(pid=process.pid, port=port)
 
 
+def traces_to(port: int) -> dict[str, str]:
+    """The variables that send traces, and nothing else, to a collector on this loopback port."""
+    return {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{port}/v1/traces"}
+
+
 @contextmanager
-def service(site: Site, urls: Sequence[str], interval: float) -> Iterator[Program]:
-    """Our service, past the first probe of every target."""
-    configuration = site.folder / "monitor.yaml"
-    configuration.write_text(json.dumps({"interval": f"{interval:g}s", "targets": list(urls)}))
-    port, log = free_port(), site.folder / "service.log"
+def service(
+    site: Site, urls: Sequence[str], interval: float, variables: Mapping[str, str] | None = None
+) -> Iterator[Program]:
+    """Our service, past the first probe of every target; every trace is kept when the variables ask for any."""
+    port = free_port()
+    configuration, log = site.folder / f"monitor-{port}.yaml", site.folder / f"service-{port}.log"
+    settings = {"interval": f"{interval:g}s", "targets": list(urls), "tracing": {"success_ratio": 1.0}}
+    configuration.write_text(json.dumps(settings))
     command = [sys.executable, "-m", "otel_url_monitor", "run", "-c", str(configuration)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    with running(command, log, _environment(site)) as process:
+    with running(command, log, _environment(site) | dict(variables or {})) as process:
         wait_until(lambda: _is_ready(port), process, log)
         # First probes are spread over one interval; the second more is for imports and caches to settle.
         time.sleep(interval + 1)

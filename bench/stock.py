@@ -31,6 +31,10 @@ class Service:
         """A plausible time."""
         return 0.1
 
+    def push_failures(self) -> int:
+        """None."""
+        return 0
+
     def headroom(self) -> int:
         """A plausible number."""
         return 1_000_000

@@ -4,13 +4,15 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pycurl
 
 from bench.driver import Schedule, drive, in_threads
+from bench.probing import require_all_sent
 from bench.processes import BenchError
-from bench.programs import DELAY_MS, Program, Site, blackbox, samples, service
+from bench.programs import DELAY_MS, Program, Site, blackbox, samples, service, traces_to
 from bench.table import Row
 
 _RATE = 200
@@ -22,6 +24,7 @@ _SCRAPE_EVERY = 5.0
 _ROUNDS = 3
 _WARM_UP = 2.0
 _SLOW_RATE = 10
+_MAX_ADDED = 1.0
 
 _DURATION = "probe_duration_seconds"
 _RESPONSE = "sample_external_url_response_ms"
@@ -32,16 +35,19 @@ Errors = dict[str, list[float]]
 
 
 def timing(site: Site, seconds: float) -> tuple[list[Row], dict[str, Any]]:
-    """Errors of ours while (nearly) nobody scrapes, of ours while being scraped, of the peer; in turn."""
+    """Errors of ours while (nearly) nobody scrapes and while scraped, of the same with traces, of the peer; in turn."""
     window = seconds / _ROUNDS
     urls = site.urls(_TARGETS, "/d50")
-    quiet, scraped, peer = [], [], []
+    plain, traced, peer = _Windows(), _Windows(), []
+    variables = traces_to(site.collector_port)
     floors = {rate: _floor(urls, rate, window) for rate in (_SLOW_RATE, _RATE)}
     with blackbox(site) as exporter:
         for _ in range(_ROUNDS):
             with service(site, urls, _INTERVAL) as monitor:
-                quiet.append(_summary(_errors(_quiet_expositions(monitor, window))))
-                scraped.append(_summary(_errors(_busy_expositions(monitor, window))))
+                plain.measure(monitor, window)
+            with service(site, urls, _INTERVAL, variables) as monitor:
+                traced.measure(monitor, window)
+                require_all_sent(monitor)
             drive(exporter, urls, _RATE, _WARM_UP)
             peer.append(_summary({_DURATION: _peer_errors(drive(exporter, urls, _RATE, window))}))
     rows = [
@@ -50,10 +56,26 @@ def timing(site: Site, seconds: float) -> tuple[list[Row], dict[str, Any]]:
             for rate, floor in floors.items()
             for percentile in ("p50", "p99")
         ),
-        *_rows("200/s", quiet, peer),
-        *_rows("200/s while scraped", scraped, peer),
+        *_rows("200/s", plain.quiet, peer),
+        *_rows("200/s while scraped", plain.scraped, peer),
+        *_traced_rows("200/s traced", traced.quiet, plain.quiet),
+        *_traced_rows("200/s traced, while scraped", traced.scraped, plain.scraped),
     ]
-    return rows, {"floors": floors, "quiet": quiet, "scraped": scraped, "blackbox_exporter": peer}
+    figures = {"floors": floors, "untraced": asdict(plain), "traced": asdict(traced), "blackbox_exporter": peer}
+    return rows, figures
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """The errors of a service, window by window."""
+
+    quiet: list[dict[str, Any]] = field(default_factory=list)
+    scraped: list[dict[str, Any]] = field(default_factory=list)
+
+    def measure(self, monitor: Program, seconds: float) -> None:
+        """Add a window of each."""
+        self.quiet.append(_summary(_errors(_quiet_expositions(monitor, seconds))))
+        self.scraped.append(_summary(_errors(_busy_expositions(monitor, seconds))))
 
 
 def _rows(variant: str, ours: Sequence[dict[str, Any]], peer: Sequence[dict[str, Any]]) -> list[Row]:
@@ -66,6 +88,17 @@ def _rows(variant: str, ours: Sequence[dict[str, Any]], peer: Sequence[dict[str,
             **bounds,
         )
         for percentile, bounds in (("p50", {"max_ours": 0.5}), ("p99", {"max_ratio": 1.0}))
+    ]
+
+
+def _traced_rows(variant: str, traced: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]]) -> list[Row]:
+    """With tracing, and how much that is above the windows without it."""
+    p50, p99 = (_middle(traced, name) for name in ("p50", "p99"))
+    added = p99 - _middle(plain, "p99")
+    return [
+        Row(measure=f"timing error, {variant}, p50", unit="ms", ours=p50),
+        Row(measure=f"timing error, {variant}, p99", unit="ms", ours=p99),
+        Row(measure=f"timing error, {variant}, p99 above untraced", unit="ms", ours=added, max_ours=_MAX_ADDED),
     ]
 
 
