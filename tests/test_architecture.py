@@ -49,7 +49,8 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"limits", "logs", "model", "transport", "otlp", "prober", "scheduler", "messages", "tracing"},
         set(),
     ),
-    "fleet": ({"model", "sharding", "messages"}, set()),
+    "fleet": ({"sharding", "messages"}, set()),
+    "reloading": (set(), set()),
     "telemetry": (
         {"otlp"},
         {
@@ -72,6 +73,9 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
             "model",
             "scheduler",
             "messages",
+            "config",
+            "reloading",
+            "sharding",
             "fleet",
             "otlp",
             "telemetry",
@@ -83,13 +87,14 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"uvicorn"},
     ),
     "demo": ({"model"}, set()),
-    "cli": ({"logs", "config", "otlp", "catalogue", "service", "demo"}, {"click", "rich"}),
+    "cli": ({"logs", "config", "otlp", "sharding", "reloading", "catalogue", "service", "demo"}, {"click", "rich"}),
     "__main__": ({"cli"}, set()),
 }
 
 # Who makes what lives long. `_Service` and the prober's `_serve` are the only wiring.
 MAKERS = {
     "Fleet": {"service"},
+    "FileWatch": {"cli"},
     "Results": {"service"},
     "Telemetry": {"service"},
     "Instruments": {"service"},

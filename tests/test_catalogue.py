@@ -54,6 +54,8 @@ CONTRACT = {
     "url_monitor_attribute_sets_headroom": (GAUGE, ALWAYS, []),
     "url_monitor_config_last_reload_successful": (GAUGE, ALWAYS, []),
     "url_monitor_config_last_reload_success_timestamp_seconds": (GAUGE, ALWAYS, []),
+    "url_monitor_shard_ordinal": (GAUGE, ALWAYS, []),
+    "url_monitor_shards": (GAUGE, ALWAYS, []),
     "url_monitor_worker_restarts_total": (COUNTER, ALWAYS, []),
     "url_monitor_otlp_export_failures_total": (COUNTER, ALWAYS, []),
     "url_monitor_otlp_lost_spans_total": (COUNTER, ALWAYS, []),

@@ -12,12 +12,12 @@ import time
 import pytest
 
 from otel_url_monitor.fleet import Fleet
-from otel_url_monitor.messages import Setup
+from otel_url_monitor.messages import Assignment, Setup
 from otel_url_monitor.model import SkipReason, Target
 from otel_url_monitor.scheduler import Probed, Skipped
 from processes import is_alive, silent_port, site, wait_for
 
-SETUP = Setup(tls_facts=False, log_level=20)
+SETUP = Setup(log_level=20)
 
 
 def target(url, **fields):
@@ -41,7 +41,9 @@ class Reports:
 @contextlib.contextmanager
 def fleet(*targets, workers=1, on_report=None, **options):
     reports = Reports()
-    made = Fleet(targets, workers=workers, setup=SETUP, on_report=on_report or reports.take, **options)
+    made = Fleet(
+        Assignment(targets=targets), workers=workers, setup=SETUP, on_report=on_report or reports.take, **options
+    )
     made.start()
     made.reports = reports
     try:
@@ -196,6 +198,6 @@ def test_a_report_that_cannot_be_taken_in_is_not_the_end(caplog):
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_fleet_has_as_many_statuses_as_workers(workers):
     """Self-metrics have one series per worker from the start, before any of them has said a word."""
-    made = Fleet((), workers=workers, setup=SETUP, on_report=lambda report: None)
+    made = Fleet(Assignment(targets=()), workers=workers, setup=SETUP, on_report=lambda report: None)
     assert len(made.statuses()) == workers
     assert made.complaints() == ()

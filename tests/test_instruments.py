@@ -69,6 +69,8 @@ SELF = {
     "url_monitor_attribute_sets_headroom",
     "url_monitor_config_last_reload_successful",
     "url_monitor_config_last_reload_success_timestamp_seconds",
+    "url_monitor_shard_ordinal",
+    "url_monitor_shards",
     "url_monitor_worker_restarts_total",
     "url_monitor_otlp_export_failures_total",
     "url_monitor_otlp_lost_spans_total",

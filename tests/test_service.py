@@ -50,15 +50,14 @@ BEHAVIOURS = (stay_silent, send_garbage, send_endless_body, send_endless_headers
 DRIVER = """
 import json, logging, sys
 from otel_url_monitor.logs import LogWriter
-from otel_url_monitor.model import MetricsLevel, Target
+from otel_url_monitor.config import Config
+from otel_url_monitor.model import Target
 from otel_url_monitor.service import Options, run
 
 urls, silence_limit, executable = json.loads(sys.argv[1])
 sys.executable = executable or sys.executable
 targets = tuple(Target(url=url, display_url=url, interval=0.2, timeout=0.2) for url in urls)
-options = Options(
-    targets=targets, level=MetricsLevel.STANDARD, host="127.0.0.1", port=0, silence_limit=silence_limit
-)
+options = Options(config=Config(targets=targets, host="127.0.0.1", port=0), silence_limit=silence_limit)
 LogWriter(logging.INFO).start()
 run(options, lambda url: print(url + "/metrics", flush=True))
 """

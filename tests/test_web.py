@@ -67,10 +67,15 @@ def make_app(
     renderer: Renderer | None = None,
     complaints: Sequence[str] = (),
     is_ready: bool = True,
+    faults: Sequence[str] = (),
 ) -> Starlette:
     metrics = metrics or Metrics(make_targets(2))
     exposition = Exposition(renderer or metrics.renderer)
-    return create_app(exposition, metrics.results, lambda: complaints, lambda: is_ready)
+
+    async def reload() -> Sequence[str]:
+        return faults
+
+    return create_app(exposition, metrics.results, lambda: complaints, lambda: is_ready, reload)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def target(url, **fields):
     return Target(url=url, display_url=url, **{"interval": 0.1, "timeout": 0.1, **fields})
 
 
-SETUP = Setup(tls_facts=False, log_level=20)
+SETUP = Setup(log_level=20)
 
 
 def test_results_come_in_batches_with_a_sign_of_life():

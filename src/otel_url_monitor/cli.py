@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,10 +17,13 @@ from otel_url_monitor import __version__
 
 if TYPE_CHECKING:
     # Each command imports what it needs, so that `run` and `demo` catch signals long before all is loaded.
-    from otel_url_monitor.config import Config, Fault
+    from otel_url_monitor.config import Fault
+    from otel_url_monitor.service import Options
+    from otel_url_monitor.sharding import Shard
 
 _logger = logging.getLogger(__name__)
 
+_MAX_SHARDS = 1000
 _LEVELS = ("debug", "info", "warning", "error")
 
 _host = click.option("--host", help="Address to listen on; overrides the file.")
@@ -42,23 +46,39 @@ def main() -> None:
 @_host
 @_port
 @_workers
+@click.option("--shard", metavar="K/N", envvar="OTEL_URL_MONITOR_SHARD", help="Probe part K, from 0, of N.")
 @_log_level
 def run(
-    urls: tuple[str, ...], config: Path | None, host: str | None, port: int | None, workers: int, log_level: str
+    urls: tuple[str, ...],
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int,
+    shard: str | None,
+    log_level: str,
 ) -> None:
     """Probe the URLs given, or the targets of the configuration file, until stopped by a signal."""
     _exit_quietly_on_signals()
-    from otel_url_monitor.config import ConfigError, from_urls, load  # noqa: PLC0415 - after the signals
+    from otel_url_monitor import service  # noqa: PLC0415 - after the signals
+    from otel_url_monitor.config import ConfigError, from_urls, load  # noqa: PLC0415
+    from otel_url_monitor.reloading import FileWatch  # noqa: PLC0415
 
     if urls and config and click.get_current_context().get_parameter_source("config") is _FROM_COMMAND_LINE:
         raise click.UsageError("give URLs or a configuration file, not both")
     if not urls and config is None:
         raise click.UsageError("nothing to monitor: give URLs, or a configuration file with -c")
+    part = _shard(shard)
+    file = None if urls else config or Path()
+    watch = FileWatch(file) if file else None  # before the file is loaded, so that no change is missed
     try:
-        loaded = from_urls(urls) if urls else load(config or Path(), os.environ)
+        loaded = load(file, os.environ) if file else from_urls(urls)
     except ConfigError as error:
         _refuse(error.faults)
-    _serve(loaded, host, port, workers, log_level)
+    reload = partial(load, file, os.environ) if file else None
+    options = service.Options(
+        config=loaded, host=host, port=port, workers=workers, shard=part, load=reload, watch=watch
+    )
+    _serve(options, log_level)
 
 
 @main.command()
@@ -69,11 +89,13 @@ def run(
 def demo(host: str | None, port: int | None, workers: int, log_level: str) -> None:
     """Probe built-in targets on loopback: good, failing, slow, redirected, flapping. Needs no network."""
     _exit_quietly_on_signals()
-    from otel_url_monitor.config import from_urls  # noqa: PLC0415 - after the signals
+    from otel_url_monitor import service  # noqa: PLC0415 - after the signals
+    from otel_url_monitor.config import from_urls  # noqa: PLC0415
     from otel_url_monitor.demo import demo_targets  # noqa: PLC0415 - only the demo pays for its servers
 
     with demo_targets() as targets:
-        _serve(replace(from_urls(()), targets=targets, warnings=()), host, port, workers, log_level)
+        loaded = replace(from_urls(()), targets=targets, warnings=())
+        _serve(service.Options(config=loaded, host=host, port=port, workers=workers), log_level)
 
 
 @main.command()
@@ -122,7 +144,18 @@ def metrics(output: str) -> None:
 _FROM_COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
 
 
-def _serve(config: "Config", host: str | None, port: int | None, workers: int, log_level: str) -> None:
+def _shard(text: str | None) -> "Shard":
+    from otel_url_monitor.sharding import Shard  # noqa: PLC0415
+
+    if not text:
+        return Shard()
+    ordinal, _, count = text.partition("/")
+    if not (ordinal.isdecimal() and count.isdecimal() and int(ordinal) < int(count) <= _MAX_SHARDS):
+        raise click.UsageError(f"--shard is K/N with K from 0 to N - 1 and N up to {_MAX_SHARDS}, got {text!r}")
+    return Shard(int(ordinal), int(count))
+
+
+def _serve(options: "Options", log_level: str) -> None:
     from otel_url_monitor import service  # noqa: PLC0415 - other commands need not load the SDK
     from otel_url_monitor.logs import LogWriter  # noqa: PLC0415
     from otel_url_monitor.otlp import EnvironmentFaultsError, read_environment  # noqa: PLC0415
@@ -135,19 +168,10 @@ def _serve(config: "Config", host: str | None, port: int | None, workers: int, l
         sys.exit(2)
     writer = LogWriter(getattr(logging, log_level.upper()))
     writer.start()
-    for warning in (*config.warnings, *environment.warnings):
+    for warning in (*options.config.warnings, *environment.warnings):
         _logger.warning("%s", warning)
-    options = service.Options(
-        targets=config.targets,
-        level=config.metrics_level,
-        environment=environment,
-        tracing=config.tracing,
-        host=config.host if host is None else host,
-        port=config.port if port is None else port,
-        workers=workers,
-    )
     try:
-        service.run(options, _announce)
+        service.run(replace(options, environment=environment), _announce)
     except service.CannotListenError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

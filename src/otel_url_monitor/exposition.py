@@ -165,6 +165,12 @@ class Exposition:
             self._is_stopping = True
             self._changed.notify()
 
+    def use(self, renderer: Renderer) -> None:
+        """Render by another renderer; once this returns, nothing that the old one made is served any more."""
+        with self._rendering:
+            self._renderer = renderer
+            self._latest = {}
+
     def ready(self, wanted: Format) -> bytes | None:
         """The exposition that is there, when it is at most a second old; never waits."""
         made_at, body = self._latest.get(wanted, (float("-inf"), b""))

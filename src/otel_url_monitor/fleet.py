@@ -9,12 +9,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from otel_url_monitor.messages import Assignment, Report, Setup
-from otel_url_monitor.model import Target
 from otel_url_monitor.sharding import partition
 
 _logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Fleet:
     tracker would outlive us. Each one ends by itself when its pipe closes, however we ended.
 
     Args:
-        targets: what to probe; each goes to the worker that rendezvous hashing names.
+        assignment: what to probe; each target goes to the worker that rendezvous hashing names.
         workers: how many processes.
         setup: what every process is told first.
         on_report: takes every report, called from a thread of each worker.
@@ -68,7 +67,7 @@ class Fleet:
 
     def __init__(
         self,
-        targets: Sequence[Target],
+        assignment: Assignment,
         *,
         workers: int,
         setup: Setup,
@@ -76,13 +75,18 @@ class Fleet:
         silence_limit: float = SILENCE_LIMIT,
     ) -> None:
         self._silence_limit = silence_limit
-        assignments = (Assignment(targets=part) for part in partition(targets, workers))
-        self._workers = [_Worker(number, setup, assignment, on_report) for number, assignment in enumerate(assignments)]
+        parts = _parts(assignment, workers)
+        self._workers = [_Worker(number, setup, part, on_report) for number, part in enumerate(parts)]
 
     def start(self) -> None:
         """Start every process."""
         for worker in self._workers:
             worker.start()
+
+    def assign(self, assignment: Assignment) -> None:
+        """Probe this from now on."""
+        for worker, part in zip(self._workers, _parts(assignment, len(self._workers)), strict=True):
+            worker.assign(part)
 
     def stop(self) -> None:
         """End every process, within 2.5 s: asked first, killed then. No result already sent is lost."""
@@ -107,6 +111,10 @@ class Fleet:
         )
 
 
+def _parts(assignment: Assignment, workers: int) -> list[Assignment]:
+    return [replace(assignment, targets=part) for part in partition(assignment.targets, workers)]
+
+
 class _Worker:
     """One prober process after another, and the thread that listens to it."""
 
@@ -117,6 +125,8 @@ class _Worker:
         self._assignment = assignment
         self._on_report = on_report
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._connection: Connection | None = None
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -124,6 +134,14 @@ class _Worker:
 
     def start(self) -> None:
         self._thread.start()
+
+    def assign(self, assignment: Assignment) -> None:
+        # Not under the lock that a stop needs: a worker that does not read lets this wait, until a stop cuts it off.
+        with self._sending:
+            self._assignment = assignment
+            if self._connection is not None:
+                with contextlib.suppress(OSError):  # it is gone; the next one is told at its start
+                    self._connection.send(assignment)
 
     def ask_to_stop(self) -> None:
         with self._lock:
@@ -177,10 +195,15 @@ class _Worker:
         """Tell the process what to do and take in what it says, until it ends."""
         before = replace(self.status)
         with connection, contextlib.suppress(EOFError, OSError):
-            connection.send(self._setup)
-            connection.send(self._assignment)
-            while True:
-                self._take(connection.recv(), before)
+            try:
+                with self._sending:
+                    connection.send(self._setup)
+                    connection.send(self._assignment)
+                    self._connection = connection
+                while True:
+                    self._take(connection.recv(), before)
+            finally:
+                self._connection = None
 
     def _take(self, report: Report, before: WorkerStatus) -> None:
         self.status.heard_at = time.monotonic()

@@ -73,6 +73,9 @@ class SelfReport(Protocol):
     def config_loaded_at(self) -> float:
         """Unix seconds at which the running configuration was loaded."""
 
+    def shard(self) -> tuple[int, int]:
+        """Which shard this is, from 0, and of how many."""
+
     def config_is_current(self) -> bool:
         """Whether the last attempt to load the configuration succeeded."""
 
@@ -485,6 +488,10 @@ RELOADED_AT = _self(
     "When the running configuration was loaded",
     "s",
 )
+SHARD_ORDINAL = _self(
+    "url_monitor.shard_ordinal", "url_monitor_shard_ordinal", "Which shard this is, from 0; 0 without shards"
+)
+SHARDS = _self("url_monitor.shards", "url_monitor_shards", "How many shards there are; 1 without shards")
 RESTARTS = _self(
     "url_monitor.worker_restarts",
     "url_monitor_worker_restarts_total",
@@ -533,6 +540,8 @@ SELF_ROWS: tuple[Row, ...] = (
     HEADROOM,
     RELOADED,
     RELOADED_AT,
+    SHARD_ORDINAL,
+    SHARDS,
     RESTARTS,
     EXPORT_FAILURES,
     LOST_SPANS,
@@ -611,6 +620,8 @@ class Instruments:
             (HEADROOM, service.headroom),
             (RELOADED, service.config_is_current),
             (RELOADED_AT, service.config_loaded_at),
+            (SHARD_ORDINAL, lambda: service.shard()[0]),
+            (SHARDS, lambda: service.shard()[1]),
             (RESTARTS, lambda: sum(worker.restarts for worker in service.workers())),
             (EXPORT_FAILURES, lambda: _export_failures(service)),
             (LOST_SPANS, lambda: sum(worker.lost_spans for worker in service.workers())),

@@ -10,9 +10,17 @@ from otel_url_monitor.scheduler import Probed, Skipped
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """Main to prober: the complete set of targets to probe from now on."""
+    """Main to prober: what to probe from now on, and how.
+
+    Attributes:
+        targets: all of them.
+        tls_facts: whether the TLS version and cipher are recorded.
+        tracing: what a trace shows, and which are kept, where the environment names an endpoint.
+    """
 
     targets: tuple[Target, ...]
+    tls_facts: bool = False
+    tracing: TracePolicy = field(default_factory=TracePolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,16 +28,12 @@ class Setup:
     """Main to prober, once, first.
 
     Attributes:
-        tls_facts: whether the TLS version and cipher are recorded.
         log_level: of the standard library's logging.
         resource: attributes of the service, the same in all of its processes.
-        tracing: what a trace shows, and which are kept, where the environment names an endpoint.
     """
 
-    tls_facts: bool
     log_level: int
     resource: Mapping[str, Any] = field(default_factory=dict)
-    tracing: TracePolicy = field(default_factory=TracePolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,9 @@ import base64
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import requests
@@ -31,7 +32,7 @@ class Prober:
 
     Args:
         ca_file: PEM file of the roots trusted when a target names none.
-        tls_facts: whether the TLS version and cipher are recorded.
+        tls_facts: whether the TLS version and cipher are recorded (from libcurl's log, 10 us a probe).
     """
 
     def __init__(self, ca_file: Path, *, tls_facts: bool = False) -> None:
@@ -61,6 +62,12 @@ class Prober:
             detail=failed_check.detail if failed_check else "",
         )
 
+    def follow(self, target_ids: Collection[str], *, tls_facts: bool) -> None:
+        """Record TLS facts or not from now on, and forget what was prepared for all other targets."""
+        self._tls_facts = tls_facts
+        for known in self._prepared.keys() - target_ids:
+            self._prepared.pop(known, None)
+
     def _exchange(self, target: Target, budget: Budget, hops: list[Hop]) -> None:
         """Walk from the target's URL to the final response, leaving every hop in `hops`."""
         session = self._session()
@@ -68,7 +75,13 @@ class Prober:
         request, tls = self._first_request(target), target.tls
         while True:
             sent = _with_cookies(request, session.cookies) if session.cookies else request
-            response = _send(session, sent, budget, tls, hops, follows=target.request.follow_redirects)
+            options = {
+                "budget": budget,
+                "tls": tls,
+                "follows": target.request.follow_redirects,
+                "tls_facts": self._tls_facts,
+            }
+            response = _send(session, sent, hops, options)
             location = response.headers.get("location")
             if not location or response.status_code not in _REDIRECTS or not target.request.follow_redirects:
                 return
@@ -84,7 +97,7 @@ class Prober:
 
     def _session(self) -> ProbeSession:
         if not hasattr(self._own, "session"):
-            self._own.session = ProbeSession(CurlAdapter(self._ca_file, tls_facts=self._tls_facts))
+            self._own.session = ProbeSession(CurlAdapter(self._ca_file))
         session: ProbeSession = self._own.session
         return session
 
@@ -193,14 +206,10 @@ def _bearer(path: Path, token: bytes) -> str:
     return f"Bearer {token.decode('latin-1')}"
 
 
-def _send(
-    session: ProbeSession, request: PreparedRequest, budget: Budget, tls: Tls, hops: list[Hop], *, follows: bool
-) -> CurlResponse:
+def _send(session: ProbeSession, request: PreparedRequest, hops: list[Hop], options: dict[str, Any]) -> CurlResponse:
     """One hop; its record is appended to `hops` whether it succeeds or not."""
     try:
-        response: CurlResponse = session.send(
-            request, allow_redirects=False, stream=True, proxies={}, budget=budget, tls=tls, follows=follows
-        )  # type: ignore[assignment]  # our adapter's
+        response: CurlResponse = session.send(request, allow_redirects=False, stream=True, proxies={}, **options)  # type: ignore[assignment]  # our adapter's
     except TransportError as error:
         hops.append(error.hop)
         # What requests lets through and libcurl does not is, behind a redirect, the target's doing.

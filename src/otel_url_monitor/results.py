@@ -40,7 +40,19 @@ class Results:
 
     def __init__(self, targets: Iterable[Target]) -> None:
         self._lock = threading.Lock()
-        self._states = {target.id: TargetState(target=target) for target in targets}
+        self._states: dict[str, TargetState] = {}
+        self.set_targets(targets)
+
+    def set_targets(self, targets: Iterable[Target]) -> None:
+        """Hold these targets and no others; one that was there before keeps what is known of it."""
+        with self._lock:
+            before = self._states
+            self._states = {
+                target.id: replace(before[target.id], target=target)
+                if target.id in before
+                else TargetState(target=target)
+                for target in targets
+            }
 
     def record(self, result: ProbeResult) -> TargetState | None:
         """Take a result in; the state before it, or `None` when its target is not ours (any more)."""

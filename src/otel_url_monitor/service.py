@@ -15,15 +15,18 @@ from types import FrameType
 
 import uvicorn
 
+from otel_url_monitor.config import Config, ConfigError
 from otel_url_monitor.exposition import Exposition, Renderer
 from otel_url_monitor.fleet import SILENCE_LIMIT, Fleet, WorkerStatus
 from otel_url_monitor.instruments import Instruments
 from otel_url_monitor.limits import raise_descriptor_limit
-from otel_url_monitor.messages import Report, Setup
-from otel_url_monitor.model import MetricsLevel, ProbeResult, Target, TracePolicy
+from otel_url_monitor.messages import Assignment, Report, Setup
+from otel_url_monitor.model import MetricsLevel, ProbeResult, Target
 from otel_url_monitor.otlp import Environment
+from otel_url_monitor.reloading import FileWatch
 from otel_url_monitor.results import Results, TargetState
 from otel_url_monitor.scheduler import Probed
+from otel_url_monitor.sharding import Shard
 from otel_url_monitor.telemetry import Telemetry
 from otel_url_monitor.web import create_app
 
@@ -31,6 +34,9 @@ _logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 4.5
 """After a signal the process ends by itself; should it not, it is ended after this long."""
+
+_WATCH_SECONDS = 1.0
+"""How often the configuration file is looked at; a change counts when it has stayed for as long."""
 
 _BACKLOG = 64
 """Connections that wait to be accepted. asyncio takes as many in one go, and complains of each when it cannot."""
@@ -51,20 +57,24 @@ class Options:
     """What to run.
 
     Attributes:
-        host: address to listen on.
-        port: TCP port; 0 lets the system choose.
+        config: what to probe.
+        host: address to listen on, `None` for the configuration's.
+        port: TCP port; 0 lets the system choose, `None` is the configuration's.
+        load: makes the configuration anew, or raises `ConfigError`; `None` when there is nothing to reload.
+        watch: tells when there is a new one.
         environment: what the `OTEL_*` variables ask for.
-        tracing: what a trace shows, and which are kept.
+        shard: which part of the targets is ours.
         workers: prober processes.
         silence_limit: seconds without a word from a worker after which we are not healthy.
     """
 
-    targets: tuple[Target, ...]
-    level: MetricsLevel
-    host: str
-    port: int
+    config: Config
+    host: str | None = None
+    port: int | None = None
+    load: Callable[[], Config] | None = None
+    watch: FileWatch | None = None
     environment: Environment = field(default_factory=Environment)
-    tracing: TracePolicy = field(default_factory=TracePolicy)
+    shard: Shard = field(default_factory=Shard)
     workers: int = 1
     silence_limit: float = SILENCE_LIMIT
 
@@ -79,7 +89,9 @@ def run(options: Options, announce: Callable[[str], None]) -> None:
     Raises:
         CannotListenError: before anything was started.
     """
-    with _listen(options.host, options.port) as listener:
+    host = options.config.host if options.host is None else options.host
+    port = options.config.port if options.port is None else options.port
+    with _listen(host, port) as listener:
         asyncio.run(_Service(options).serve(listener, announce))
 
 
@@ -110,25 +122,25 @@ class _Service:
     """Everything that lives long in the main process; also what the self-metrics ask."""
 
     def __init__(self, options: Options) -> None:
+        self._options = options
+        self._config = options.config
         self._loaded_at = time.time()
+        self._is_current = True
         self._is_ready = False
-        self._results = Results(options.targets)
+        targets = options.shard.mine(options.config.targets)
+        self._results = Results(targets)
         self._telemetry = Telemetry(options.environment)
         self._fleet = Fleet(
-            options.targets,
+            _assignment(options.config, targets),
             workers=options.workers,
-            setup=Setup(
-                tls_facts=options.level is MetricsLevel.FULL,
-                log_level=logging.getLogger().level,
-                resource=self._telemetry.resource_attributes,
-                tracing=options.tracing,
-            ),
+            setup=Setup(log_level=logging.getLogger().level, resource=self._telemetry.resource_attributes),
             on_report=self._take,
             silence_limit=options.silence_limit,
         )
-        self._instruments = Instruments(self._telemetry.meter(), self._results, options.level, self)
+        self._instruments = Instruments(self._telemetry.meter(), self._results, options.config.metrics_level, self)
         self._exposition = Exposition(Renderer(self._telemetry.reader))
-        app = create_app(self._exposition, self._results, self._fleet.complaints, lambda: self._is_ready)
+        self._reloading = asyncio.Lock()
+        app = create_app(self._exposition, self._results, self._fleet.complaints, lambda: self._is_ready, self.reload)
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -149,8 +161,9 @@ class _Service:
         loop = asyncio.get_running_loop()
         # Not the loop's own way: when it closes, a second signal would find the default action and kill us.
         _on_signals(lambda *_: loop.call_soon_threadsafe(stop.set))
-        complaint = "SIGHUP ignored: reload is not supported yet"
-        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(_logger.warning, complaint))
+        reloads: asyncio.Queue[str] = asyncio.Queue(maxsize=1)
+        # A hail of signals asks for one reload more than the one under way.
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(_put_if_empty, reloads, "SIGHUP"))
         raise_descriptor_limit()
         self._fleet.start()
         self._exposition.start()
@@ -159,7 +172,10 @@ class _Service:
         # What was made so far stays for good: the collector need not look at it again on every scrape.
         gc.freeze()
         announce(_base_url(listener))
+        background = [asyncio.create_task(self._reload_on(reloads)), asyncio.create_task(self._watch(reloads))]
         await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        for task in background:
+            task.cancel()
         await self._stop(serving)
 
     async def _stop(self, serving: "asyncio.Task[None]") -> None:
@@ -173,6 +189,60 @@ class _Service:
         await asyncio.gather(asyncio.to_thread(self._fleet.stop), serving)
         await asyncio.to_thread(self._telemetry.shutdown)
         _logger.info("stopped")
+
+    async def _watch(self, reloads: "asyncio.Queue[str]") -> None:
+        while self._options.watch is not None:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if await asyncio.to_thread(self._options.watch.has_changed):
+                _put_if_empty(reloads, "the file has changed")
+
+    async def _reload_on(self, reloads: "asyncio.Queue[str]") -> None:
+        while True:
+            _logger.info("reloading the configuration: %s", await reloads.get())
+            await self.reload()
+
+    async def reload(self) -> tuple[str, ...]:
+        """Load the configuration anew; what is wrong with it, a line each, empty when it is in force."""
+        async with self._reloading:
+            faults = await asyncio.to_thread(self._reload)
+        for fault in faults:
+            _logger.error("the configuration stays as it was: %s", fault)
+        return faults
+
+    def _reload(self) -> tuple[str, ...]:
+        if self._options.load is None:
+            return ("started without a configuration file, there is nothing to reload",)
+        try:
+            config = self._options.load()
+        except ConfigError as error:
+            self._is_current = False
+            return tuple(str(fault) for fault in error.faults)
+        self._follow(config)
+        self._loaded_at = time.time()
+        self._is_current = True
+        _logger.info("configuration reloaded, %d targets", len(self._results.snapshot()))
+        return ()
+
+    def _follow(self, config: Config) -> None:
+        """Put a configuration in force: what stays keeps its state, its counters and its place on the schedule."""
+        for warning in config.warnings:
+            _logger.warning("%s", warning)
+        if (config.host, config.port) != (self._config.host, self._config.port):
+            _logger.warning("server.host and server.port take effect at the next start")
+        targets = self._options.shard.mine(config.targets)
+        before = {state.target.id for state in self._results.snapshot()}
+        is_renewed = before != {target.id for target in targets} or config.metrics_level != self._config.metrics_level
+        self._results.set_targets(targets)
+        self._fleet.assign(_assignment(config, targets))
+        self._config = config
+        if is_renewed:
+            self._renew_metrics()
+
+    def _renew_metrics(self) -> None:
+        """The SDK never forgets a series: only a new provider does. The counters are ours and go on."""
+        with self._telemetry.renewed():
+            self._instruments = Instruments(self._telemetry.meter(), self._results, self._config.metrics_level, self)
+            self._exposition.use(Renderer(self._telemetry.reader))
 
     def _take(self, report: Report) -> None:
         for event in report.events:
@@ -200,7 +270,19 @@ class _Service:
         return self._loaded_at
 
     def config_is_current(self) -> bool:
-        return True
+        return self._is_current
+
+    def shard(self) -> tuple[int, int]:
+        return self._options.shard.ordinal, self._options.shard.count
+
+
+def _assignment(config: Config, targets: tuple[Target, ...]) -> Assignment:
+    return Assignment(targets=targets, tls_facts=config.metrics_level is MetricsLevel.FULL, tracing=config.tracing)
+
+
+def _put_if_empty(reloads: "asyncio.Queue[str]", why: str) -> None:
+    with contextlib.suppress(asyncio.QueueFull):
+        reloads.put_nowait(why)
 
 
 class _Server(uvicorn.Server):

@@ -1,6 +1,9 @@
 """Build and stop the OpenTelemetry SDK; the only code that knows it."""
 
+import contextlib
 import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.context import Context
@@ -94,31 +97,47 @@ class Telemetry:
         environment: says whether and where metrics are pushed.
 
     Attributes:
-        reader: what `/metrics` is rendered from.
         resource_attributes: who we are, as `target_info` says it.
     """
 
     def __init__(self, environment: Environment = Environment()) -> None:  # noqa: B008 - frozen
-        resource = _resource()
-        self.reader = SnapshotReader()
+        self._environment = environment
         self._losses = Losses()
-        readers: list[MetricReader] = [self.reader]
-        if environment.metrics is not None:
-            readers.append(_pushing_reader(environment.metrics, environment.interval, self._losses))
-        self.resource_attributes = dict(resource.attributes)
-        self._provider = MeterProvider(
+        self._resource = _resource()
+        self.resource_attributes = dict(self._resource.attributes)
+        self._sdk = self._make()
+
+    @property
+    def reader(self) -> SnapshotReader:
+        """What `/metrics` is rendered from."""
+        return self._sdk.reader
+
+    def meter(self) -> Meter:
+        """The meter for all of our instruments."""
+        return self._sdk.provider.get_meter("otel_url_monitor", __version__)
+
+    @contextlib.contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Make provider and readers anew, which have seen no attribute set; the old ones end after the body."""
+        old, self._sdk = self._sdk, self._make()
+        yield
+        old.provider.shutdown(timeout_millis=_SHUTDOWN_SECONDS * 1000)
+
+    def _make(self) -> "_Sdk":
+        reader = SnapshotReader()
+        readers: list[MetricReader] = [reader]
+        if self._environment.metrics is not None:
+            readers.append(_pushing_reader(self._environment.metrics, self._environment.interval, self._losses))
+        provider = MeterProvider(
             metric_readers=readers,
-            resource=resource,
+            resource=self._resource,
             views=[_without_exemplars(ObservableGauge), _without_exemplars(ObservableCounter)],
             exemplar_filter=_SampledExemplars(),
             shutdown_on_exit=False,
         )
         # OTEL_SDK_DISABLED governs tracing and push; `/metrics` is served in any case.
-        self._provider._disabled = False  # noqa: SLF001 - no public way; held by a test
-
-    def meter(self) -> Meter:
-        """The meter for all of our instruments."""
-        return self._provider.get_meter("otel_url_monitor", __version__)
+        provider._disabled = False  # noqa: SLF001 - no public way; held by a test
+        return _Sdk(provider, reader)
 
     @property
     def push_failures(self) -> int:
@@ -127,7 +146,8 @@ class Telemetry:
 
     def headroom(self) -> int:
         """Attribute sets that the fullest instrument can still take before targets would vanish."""
-        storage = self._provider._measurement_consumer._reader_storages[self.reader]  # noqa: SLF001 - no public way; held by a test
+        sdk = self._sdk
+        storage = sdk.provider._measurement_consumer._reader_storages[sdk.reader]  # noqa: SLF001 - no public way; held by a test
         # A copy, made in one step: a histogram's first measurement may add to it meanwhile.
         found = list(storage._instrument_view_instrument_matches.values())  # noqa: SLF001
         matches = [match for one in found for match in one]
@@ -135,7 +155,15 @@ class Telemetry:
 
     def shutdown(self) -> None:
         """Push a last time where that is asked for, within two seconds; then stop collecting."""
-        self._provider.shutdown(timeout_millis=_SHUTDOWN_SECONDS * 1000)
+        self._sdk.provider.shutdown(timeout_millis=_SHUTDOWN_SECONDS * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sdk:
+    """A provider and its reader, which know every attribute set that they have ever seen."""
+
+    provider: MeterProvider
+    reader: SnapshotReader
 
 
 def _pushing_reader(endpoint: Endpoint, interval: float, losses: Losses) -> MetricReader:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from otel_url_monitor.limits import raise_descriptor_limit
 from otel_url_monitor.logs import LogWriter
-from otel_url_monitor.messages import Report, Setup
+from otel_url_monitor.messages import Assignment, Report, Setup
 from otel_url_monitor.model import Probe, ProbeResult, Target
 from otel_url_monitor.otlp import Environment, read_environment
 from otel_url_monitor.prober import Prober
@@ -86,7 +86,7 @@ def _serve(connection: Connection) -> None:
     writer = LogWriter(setup.log_level)
     writer.start()
     environment = read_environment(os.environ)
-    prober = Prober(default_ca_file(os.environ), tls_facts=setup.tls_facts or environment.traces is not None)
+    prober = Prober(default_ca_file(os.environ))
 
     def probe(target: Target, _lag: float) -> ProbeResult:
         return prober(target)
@@ -97,10 +97,12 @@ def _serve(connection: Connection) -> None:
     threading.Thread(target=_report, args=(outbox, scheduler), name="report", daemon=True).start()
     with contextlib.suppress(EOFError):  # a half-closed pipe is how the main process asks for the end
         while True:
-            targets = connection.recv().targets
+            assignment: Assignment = connection.recv()
+            ids = {target.id for target in assignment.targets}
+            prober.follow(ids, tls_facts=assignment.tls_facts or traced is not None)
             if traced:
-                traced.forget_others({target.id for target in targets})
-            scheduler.set_targets(targets)
+                traced.follow(ids, assignment.tracing)
+            scheduler.set_targets(assignment.targets)
     scheduler.stop()
     outbox.send(0)
     if traced:
@@ -115,7 +117,7 @@ def _traced(probe: Probe, environment: Environment, setup: Setup) -> "TracedProb
 
     sender = SpanSender(environment)
     sender.start()
-    return TracedProbe(probe, sender, setup.resource, setup.tracing, propagates=environment.propagates)
+    return TracedProbe(probe, sender, setup.resource, propagates=environment.propagates)
 
 
 def _report(outbox: _Outbox, scheduler: Scheduler) -> None:

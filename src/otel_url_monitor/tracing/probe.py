@@ -56,18 +56,16 @@ class TracedProbe:
         probe: makes the probe.
         sender: takes the traces that are kept.
         resource: attributes of the service, the same in all of its processes.
-        policy: what a trace shows and which are kept.
         propagates: whether targets may be told of a trace at all.
     """
 
-    def __init__(
-        self, probe: Probe, sender: SpanSender, resource: Mapping[str, Any], policy: TracePolicy, *, propagates: bool
-    ) -> None:
+    def __init__(self, probe: Probe, sender: SpanSender, resource: Mapping[str, Any], *, propagates: bool) -> None:
         self._probe = probe
         self.sender = sender
-        self._policy = policy
+        self._policy = TracePolicy()
+        self._resource = Resource(resource)
         self._propagates = propagates
-        self._builder = SpanBuilder(Resource(resource), with_phases=policy.phases)
+        self._builder = SpanBuilder(self._resource, with_phases=self._policy.phases)
         self._ids = RandomIdGenerator()
         self._outcomes: dict[str, Outcome] = {}
         self._own = threading.local()
@@ -94,8 +92,10 @@ class TracedProbe:
             return result
         return replace(result, trace_id=f"{root.trace_id:032x}", span_id=f"{root.span_id:016x}")
 
-    def forget_others(self, target_ids: Collection[str]) -> None:
-        """Remember the last outcome of these targets only."""
+    def follow(self, target_ids: Collection[str], policy: TracePolicy) -> None:
+        """Probe by this policy from now on, and forget the last outcome of all other targets."""
+        self._policy = policy
+        self._builder = SpanBuilder(self._resource, with_phases=policy.phases)
         for known in self._outcomes.keys() - target_ids:
             self._outcomes.pop(known, None)
 

@@ -91,17 +91,22 @@ class CurlAdapter(BaseAdapter):
 
     Args:
         ca_file: PEM file of the roots trusted by default.
-        tls_facts: whether protocol version and cipher are read too (from libcurl's log, 10 us a probe).
     """
 
-    def __init__(self, ca_file: Path, *, tls_facts: bool = False) -> None:
+    def __init__(self, ca_file: Path) -> None:
         super().__init__()
         self._ca_file = ca_file
-        self._tls_facts = tls_facts
         self._handles: dict[Path | None, tuple[pycurl.Curl, tuple[int, int, int] | None]] = {}
 
     def send(  # type: ignore[override]  # takes what Session.send passes through, and ignores requests' own limits
-        self, request: requests.PreparedRequest, *, budget: Budget, tls: Tls, follows: bool, **_: Any
+        self,
+        request: requests.PreparedRequest,
+        *,
+        budget: Budget,
+        tls: Tls,
+        follows: bool,
+        tls_facts: bool = False,
+        **_: Any,
     ) -> CurlResponse:
         """One exchange.
 
@@ -110,6 +115,7 @@ class CurlAdapter(BaseAdapter):
             budget: charged with what is received; the exchange ends at its deadline.
             tls: how the certificate is judged.
             follows: whether the caller will follow a redirect, so that its body is not waited for.
+            tls_facts: whether protocol version and cipher are read too (from libcurl's log, 10 us a probe).
 
         Raises:
             TransportError: whatever went wrong on the way.
@@ -122,7 +128,7 @@ class CurlAdapter(BaseAdapter):
             hop = Hop(url=mask_url(request.url or ""), is_tls=is_tls)
             detail = f"cannot read {error.filename}: {error.strerror}"
             raise TransportError(hop, unreadable(error), detail) from None
-        log = _TlsLog() if is_tls and self._tls_facts else None
+        log = _TlsLog() if is_tls and tls_facts else None
         _prepare(curl, request, receiver, budget)
         if is_tls:
             _prepare_tls(curl, request, tls, tls.ca_file or self._ca_file, log)

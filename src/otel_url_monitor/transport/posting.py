@@ -1,5 +1,6 @@
 """A POST with a deadline that holds for the whole exchange, whatever the other side does. Not measured, not traced."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,15 @@ _MAX_REPLY = 256 * 1024
 
 
 class PostError(Exception):
-    """No complete answer came; the message is libcurl's and holds the host's name at most."""
+    """No complete answer came; the message is libcurl's and holds the host's name at most.
+
+    Attributes:
+        code: CURLcode; the message of one and the same trouble differs by its times.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +56,12 @@ class Poster:
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.POST, 1),
             (pycurl.TCP_KEEPALIVE, 1),
-            (pycurl.CAINFO, str(ca_file)),
+            (pycurl.CAINFO, os.fsencode(ca_file)),  # pycurl takes text for ASCII
         ]
         if certificate_file is not None:
-            self._options.append((pycurl.SSLCERT, str(certificate_file)))
+            self._options.append((pycurl.SSLCERT, os.fsencode(certificate_file)))
         if key_file is not None:
-            self._options.append((pycurl.SSLKEY, str(key_file)))
+            self._options.append((pycurl.SSLKEY, os.fsencode(key_file)))
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float) -> Reply:
         """Post and take the whole answer within `timeout` seconds.
@@ -67,7 +76,7 @@ class Poster:
         for option, value in self._options:
             curl.setopt(option, value)
         curl.setopt(pycurl.URL, url)
-        curl.setopt(pycurl.HTTPHEADER, ["Expect:", *(f"{name}: {value}" for name, value in headers.items())])
+        curl.setopt(pycurl.HTTPHEADER, ["Expect:", *(_line(name, value) for name, value in headers.items())])
         curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(body))
         curl.setopt(pycurl.POSTFIELDS, body)
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(timeout * 1000)))
@@ -77,16 +86,21 @@ class Poster:
         try:
             curl.perform()
         except pycurl.error as error:
-            raise PostError(str(error.args[1])) from None
+            raise PostError(*error.args) from None
         return Reply(status=curl.getinfo(pycurl.RESPONSE_CODE), headers=_fields(lines), body=b"".join(pieces))
+
+
+def _line(name: str, value: str) -> str:
+    """One item of libcurl's header list, which takes `Name:` as "leave it out"."""
+    return f"{name}: {value}" if value else f"{name};"
 
 
 def _fields(lines: list[bytes]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.decode("latin-1").partition(":")
-        if colon:
-            fields[name.strip().lower()] = value.strip()
-        elif line.startswith(b"HTTP/"):  # an interim response came before
+        if line.startswith(b"HTTP/"):  # an interim response came before
             fields.clear()
+        elif colon:
+            fields[name.strip().lower()] = value.strip()
     return fields

@@ -1,6 +1,6 @@
 """Routes: what is answered at which path."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.applications import Starlette
@@ -19,7 +19,11 @@ _CHUNK = 64 * 1024
 
 
 def create_app(
-    exposition: Exposition, results: Results, complaints: Callable[[], Sequence[str]], is_ready: Callable[[], bool]
+    exposition: Exposition,
+    results: Results,
+    complaints: Callable[[], Sequence[str]],
+    is_ready: Callable[[], bool],
+    reload: Callable[[], Awaitable[Sequence[str]]],
 ) -> Starlette:
     """The application.
 
@@ -28,6 +32,7 @@ def create_app(
         results: what the page counts.
         complaints: what is wrong with us now, in words; empty when all is well.
         is_ready: whether the configuration is loaded and we are not about to stop.
+        reload: loads the configuration anew; what is wrong with it, in words, empty when it is in force.
     """
     templates = Environment(loader=PackageLoader("otel_url_monitor.web"), autoescape=select_autoescape())
     page = templates.get_template("index.html")
@@ -47,6 +52,10 @@ def create_app(
     async def ready(_request: Request) -> Response:
         return PlainTextResponse("ready\n") if is_ready() else PlainTextResponse("not ready\n", status_code=503)
 
+    async def reloaded(_request: Request) -> Response:
+        faults = await reload()
+        return PlainTextResponse("\n".join(faults or ["reloaded"]) + "\n", status_code=500 if faults else 200)
+
     async def index(_request: Request) -> Response:
         states = results.snapshot()
         probed = sum(state.latest is not None for state in states)
@@ -58,6 +67,7 @@ def create_app(
             Route("/metrics", metrics),
             Route("/-/healthy", healthy),
             Route("/-/ready", ready),
+            Route("/-/reload", reloaded, methods=["POST"]),
         ]
     )
 
