@@ -1,6 +1,7 @@
 """Build and stop the OpenTelemetry SDK; the only code that knows it."""
 
 import contextlib
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from opentelemetry.util.types import Attributes
 from prometheus_client import CollectorRegistry
 
 from otel_url_monitor import __version__
-from otel_url_monitor.otlp import Endpoint, Environment, Losses
+from otel_url_monitor.otlp import Endpoint, Environment, Losses, shield
 
 __all__ = [
     "ATTRIBUTE_SETS",
@@ -167,6 +168,7 @@ class _Sdk:
 
 
 def _pushing_reader(endpoint: Endpoint, interval: float, losses: Losses) -> MetricReader:
+    shield(os.environ)
     from otel_url_monitor.otlp.exporting import metric_exporter  # noqa: PLC0415 - 10 MB, only when asked for
 
     return PeriodicExportingMetricReader(

@@ -17,7 +17,7 @@ from otel_url_monitor.limits import raise_descriptor_limit
 from otel_url_monitor.logs import LogWriter
 from otel_url_monitor.messages import Assignment, Report, Setup
 from otel_url_monitor.model import Probe, ProbeResult, Target
-from otel_url_monitor.otlp import Environment, read_environment
+from otel_url_monitor.otlp import Environment, read_environment, shield
 from otel_url_monitor.prober import Prober
 from otel_url_monitor.scheduler import Probed, Scheduler, Skipped
 from otel_url_monitor.transport import default_ca_file
@@ -113,6 +113,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _traced(probe: Probe, environment: Environment, setup: Setup) -> "TracedProbe":
+    shield(os.environ)
     from otel_url_monitor.tracing import SpanSender, TracedProbe  # noqa: PLC0415 - 20 MB, only when asked for
 
     sender = SpanSender(environment)

@@ -6,7 +6,7 @@ timeouts for seconds. Messages name the variable and never what could be a secre
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,6 +17,9 @@ _PROTOCOL = "http/protobuf"
 _COMPRESSIONS = ("none", "gzip", "deflate")
 _PROPAGATORS = ("tracecontext", "baggage", "none")
 _TEMPORALITIES = ("cumulative", "delta", "lowmemory")
+_HISTOGRAMS = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
+
+_OF_LIBRARIES = re.compile(r"OTEL_(?:PYTHON|INSTRUMENTATION|SEMCONV)_\w+|OTEL_\w+_LIMIT|OTEL_TRACES_SAMPLER(?:_ARG)?")
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -100,6 +103,23 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
     return found
 
 
+def shield(environ: MutableMapping[str, str]) -> None:
+    """Take away what the libraries would read by themselves when they are loaded, before they are.
+
+    A limit or a pattern that they cannot read ends the process; what they can read would take spans away, or put
+    headers into them. The propagators, judged by `read_environment`, are written in the one way that they know.
+    """
+    for name in [name for name in environ if _OF_LIBRARIES.fullmatch(name)]:
+        del environ[name]
+    propagators = _items(environ.pop("OTEL_PROPAGATORS", ""))
+    if propagators:
+        environ["OTEL_PROPAGATORS"] = ",".join(propagators)
+
+
+def _items(value: str) -> list[str]:
+    return [item.strip().lower() for item in value.split(",") if item.strip()]
+
+
 class _Reader:
     """Takes variables out of the environment and remembers what is wrong with them."""
 
@@ -116,6 +136,7 @@ class _Reader:
         if batch_size > queue_size:
             self._refuse("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", f"must be at most OTEL_BSP_MAX_QUEUE_SIZE ({queue_size})")
         self._one_of("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", _TEMPORALITIES)
+        self._one_of("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", _HISTOGRAMS)
         self._judge_resource()
         return Environment(
             traces=traces,
@@ -144,7 +165,7 @@ class _Reader:
         return "otlp" in self._list(f"OTEL_{signal.upper()}_EXPORTER", _EXPORTERS[signal], "otlp")
 
     def _list(self, name: str, known: tuple[str, ...], default: str) -> list[str]:
-        items = [item.strip().lower() for item in (self._value(name) or default).split(",") if item.strip()]
+        items = _items(self._value(name) or default)
         for item in items:
             if item not in known:
                 self._refuse(name, f"{_quote(item)} is not there, known: {', '.join(known)}")
@@ -178,6 +199,10 @@ class _Reader:
         if protocol and protocol.lower() != _PROTOCOL:
             self._refuse(name, f"{_quote(protocol)} is not there, known: {_PROTOCOL} (usually port 4318)")
         url = self._url(signal)
+        key_name, key = self._named(signal, "CLIENT_KEY")
+        certificate_name, certificate = self._named(signal, "CLIENT_CERTIFICATE")
+        if key and not certificate:
+            self._refuse(key_name, f"needs {certificate_name}")
         timeout_name, _ = self._named(signal, "TIMEOUT")
         endpoint = Endpoint(
             url=url,
@@ -185,8 +210,8 @@ class _Reader:
             timeout=self._number(timeout_name, _DEFAULT_TIMEOUT * 1000, least=1) / 1000,
             compression=self._one_of(self._named(signal, "COMPRESSION")[0], _COMPRESSIONS),
             ca_file=self._file(*self._named(signal, "CERTIFICATE")),
-            certificate_file=self._file(*self._named(signal, "CLIENT_CERTIFICATE")),
-            key_file=self._file(*self._named(signal, "CLIENT_KEY")),
+            certificate_file=self._file(certificate_name, certificate),
+            key_file=self._file(key_name, key),
         )
         return endpoint if url else None
 

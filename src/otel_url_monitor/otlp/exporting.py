@@ -2,10 +2,12 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError
 from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
 from opentelemetry.exporter.otlp.proto.http import Compression
@@ -26,6 +28,9 @@ _logger = logging.getLogger(__name__)
 
 _POINTS_PER_REQUEST = 10_000
 """About 3 MB; a collector takes 20 MiB in one request unless told otherwise."""
+
+_QUIET_SECONDS = 60.0
+"""The log is told of trouble once in this time: a collector that is full may refuse every other request."""
 
 _NOISY = ("opentelemetry.exporter.otlp", "opentelemetry.util.re")
 """Loggers that tell of every batch, and of headers by their content; we count, and tell of changes."""
@@ -49,15 +54,18 @@ class _CurlTransport(BaseHTTPTransport):
 
     Args:
         poster: sends.
+        limit: seconds; no request takes longer, whatever the wall clock does that the stock client counts by.
         losses: takes what went wrong.
         rejected: how much of the content an answer says was not taken, `None` when the answer is no answer.
     """
 
-    def __init__(self, poster: Poster, losses: Losses, rejected: Callable[[bytes], int | None]) -> None:
+    def __init__(self, poster: Poster, limit: float, losses: Losses, rejected: Callable[[bytes], int | None]) -> None:
         self._poster = poster
+        self._limit = limit
         self._losses = losses
         self._rejected = rejected
-        self._complaint = ""
+        self._told: int | str | None = None
+        self._told_at = float("-inf")
 
     def request(
         self,
@@ -70,14 +78,14 @@ class _CurlTransport(BaseHTTPTransport):
     ) -> BaseHTTPResult:
         """Post once."""
         try:
-            reply = self._poster.post(url, headers or {}, data or b"", timeout or 0.0)
+            reply = self._poster.post(url, headers or {}, data or b"", min(timeout or 0.0, self._limit))
         except PostError as error:
-            self._complain(str(error))
+            self._complain(f"curl {error.code}", str(error))
             return _Result(error=error)
         if 200 <= reply.status < 300:
             self._judge(self._rejected(reply.body))
             return _Result(reply.status)
-        self._complain(f"the answer was {reply.status}")
+        self._complain(reply.status, f"the answer was {reply.status}")
         if reply.status < 400:  # for the stock client a success
             return _Result(error=ValueError("redirected"))
         return _Result(reply.status, fields=reply.headers)
@@ -90,38 +98,38 @@ class _CurlTransport(BaseHTTPTransport):
         """Nothing: a request may be under way in another thread."""
 
     def _judge(self, rejected: int | None) -> None:
-        if rejected == 0:
-            if self._complaint:
-                self._complaint = ""
-                _logger.info("OTLP export works again")
-        elif rejected is None:
-            self._complain("the answer is not OTLP's")
-        else:
-            self._complain("the collector rejects a part")
+        if rejected is None:
+            self._complain("answer", "the answer is not OTLP's")
+        elif rejected > 0:
+            self._complain("part", "the collector rejects a part")
+        elif self._told is not None:
+            self._told = None
+            _logger.info("OTLP export works again")
 
-    def _complain(self, why: str) -> None:
+    def _complain(self, kind: int | str, words: str) -> None:
+        """Count, and tell once of each kind of trouble: the words of one and the same differ by their times."""
         self._losses.failures += 1
-        if why != self._complaint:  # once, and not for every batch
-            self._complaint = why
-            _logger.warning("OTLP export fails: %s", why)
+        now = time.monotonic()
+        if kind != self._told and now - self._told_at >= _QUIET_SECONDS:
+            self._told, self._told_at = kind, now
+            _logger.warning("OTLP export fails: %s", words)
 
 
 def span_sender(endpoint: Endpoint, losses: Losses) -> Callable[[Sequence[ReadableSpan]], None]:
     """What sends spans, or counts them as lost when that fails. To be called by one thread."""
+    rejected = 0
 
-    def rejected(body: bytes) -> int | None:
-        try:
-            count = int(ExportTraceServiceResponse.FromString(body).partial_success.rejected_spans)
-        except DecodeError:
-            return None
-        losses.spans += count
-        return count
+    def judge(body: bytes) -> int | None:
+        nonlocal rejected
+        answer = _answer(body, ExportTraceServiceResponse())
+        rejected = max(0, answer.partial_success.rejected_spans) if answer is not None else 0
+        return rejected if answer is not None else None
 
-    exporter = OTLPSpanExporter(**_arguments(endpoint, losses, rejected))
+    exporter = OTLPSpanExporter(**_arguments(endpoint, losses, judge))
 
     def send(spans: Sequence[ReadableSpan]) -> None:
-        if exporter.export(spans) is not SpanExportResult.SUCCESS:
-            losses.spans += len(spans)
+        is_sent = exporter.export(spans) is SpanExportResult.SUCCESS
+        losses.spans += min(rejected, len(spans)) if is_sent else len(spans)
 
     return send
 
@@ -129,13 +137,22 @@ def span_sender(endpoint: Endpoint, losses: Losses) -> Callable[[Sequence[Readab
 def metric_exporter(endpoint: Endpoint, losses: Losses) -> MetricExporter:
     """The stock exporter of metrics."""
 
-    def rejected(body: bytes) -> int | None:
-        try:
-            return int(ExportMetricsServiceResponse.FromString(body).partial_success.rejected_data_points)
-        except DecodeError:
-            return None
+    def judge(body: bytes) -> int | None:
+        answer = _answer(body, ExportMetricsServiceResponse())
+        return max(0, answer.partial_success.rejected_data_points) if answer is not None else None
 
-    return OTLPMetricExporter(max_export_batch_size=_POINTS_PER_REQUEST, **_arguments(endpoint, losses, rejected))
+    return OTLPMetricExporter(max_export_batch_size=_POINTS_PER_REQUEST, **_arguments(endpoint, losses, judge))
+
+
+def _answer(body: bytes, kind: Any) -> Any:
+    """What an answer of this kind says, `None` when it is no such answer; some collectors always write JSON."""
+    try:
+        if body.lstrip().startswith(b"{"):
+            return Parse(body, kind, ignore_unknown_fields=True)
+        kind.ParseFromString(body)
+    except (DecodeError, ParseError, UnicodeDecodeError):
+        return None
+    return kind
 
 
 def _arguments(endpoint: Endpoint, losses: Losses, rejected: Callable[[bytes], int | None]) -> dict[str, Any]:
@@ -149,5 +166,5 @@ def _arguments(endpoint: Endpoint, losses: Losses, rejected: Callable[[bytes], i
         "timeout": endpoint.timeout,
         "compression": Compression(endpoint.compression),
         "meter_provider": NoOpMeterProvider(),
-        "_transport": _CurlTransport(poster, losses, rejected),
+        "_transport": _CurlTransport(poster, endpoint.timeout, losses, rejected),
     }

@@ -79,7 +79,7 @@ class TracedProbe:
         )
         current = self._own.current = _Current(origin(target.url) if self._tells(target) else None)
         token = context_api.attach(set_span_in_context(NonRecordingSpan(root), context_api.Context()))
-        begin = time.time_ns()
+        begin, started = time.time_ns(), time.perf_counter_ns()
         try:
             result = self._probe(target, lag)
         finally:
@@ -87,7 +87,7 @@ class TracedProbe:
             self._own.current = None
         if not self._keeps(root.trace_id, result):
             return result
-        times = begin, max(begin, time.time_ns())
+        times = begin, begin + time.perf_counter_ns() - started
         if not self.sender.put(self._builder.build(root, times, target, result, lag, current.clients)):
             return result
         return replace(result, trace_id=f"{root.trace_id:032x}", span_id=f"{root.span_id:016x}")
@@ -115,6 +115,7 @@ class TracedProbe:
     def _instrument(self) -> None:
         os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http"  # read once, when the first instrumentation starts
         unlimited = SpanLimits(  # what is made here is not exported; without this the environment would be asked
+            max_attributes=SpanLimits.UNSET,
             max_events=SpanLimits.UNSET,
             max_links=SpanLimits.UNSET,
             max_span_attributes=SpanLimits.UNSET,

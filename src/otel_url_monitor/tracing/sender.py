@@ -29,10 +29,14 @@ class SpanSender:
         self._losses = Losses()
         self._send = span_sender(environment.traces, self._losses)
         self._traces: deque[Sequence[ReadableSpan]] = deque()
-        self._waiting = 0
+        self._queued = 0
+        self._in_flight = 0
         self._dropped = 0
+        self._unsent = 0
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
+        self._due = threading.Event()
+        self._is_stopping = False
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
 
     def start(self) -> None:
@@ -47,39 +51,55 @@ class SpanSender:
     @property
     def lost(self) -> int:
         """Spans that there was no room for or that could not be sent."""
-        return self._dropped + self._losses.spans
+        return self._dropped + self._unsent
 
     def put(self, trace: Sequence[ReadableSpan]) -> bool:
-        """Whether there was room for the trace."""
+        """Whether there was room for the trace; an empty queue has room for any."""
         with self._lock:
-            has_room = self._waiting + len(trace) <= self._environment.queue_size
-            if has_room:
-                self._traces.append(trace)
-                self._waiting += len(trace)
-            else:
+            waiting = self._queued + self._in_flight
+            if waiting and waiting + len(trace) > self._environment.queue_size:
                 self._dropped += len(trace)
-            return has_room
+                return False
+            self._traces.append(trace)
+            self._queued += len(trace)
+            if self._queued >= self._environment.batch_size:
+                self._due.set()
+            return True
 
     def stop(self, seconds: float) -> int:
-        """Send what is waiting, for so long at most; how many spans are left behind."""
-        self._stopping.set()
+        """Send what is waiting, for so long at most; how many spans are left behind, which count as lost."""
+        self._is_stopping = True
+        self._due.set()
         self._thread.join(seconds)
         with self._lock:
-            return self._waiting
+            left = self._queued + self._in_flight
+            self._dropped += left
+            self._queued = self._in_flight = 0
+            self._traces.clear()
+            self._has_ended = True
+            return left
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._environment.delay):
+        while not self._is_stopping:
+            self._due.wait(self._environment.delay)
+            self._due.clear()
             self._send_all()
         self._send_all()
 
     def _send_all(self) -> None:
         while batch := self._take():
             self._send(batch)
+            with self._lock:
+                if self._has_ended:  # it is counted as left behind
+                    return
+                self._in_flight = 0
+                self._unsent = self._losses.spans
 
     def _take(self) -> list[ReadableSpan]:
         batch: list[ReadableSpan] = []
         with self._lock:
             while self._traces and (not batch or len(batch) + len(self._traces[0]) <= self._environment.batch_size):
                 batch += self._traces.popleft()
-            self._waiting -= len(batch)
+            self._queued -= len(batch)
+            self._in_flight = len(batch)
         return batch

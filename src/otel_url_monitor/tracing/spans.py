@@ -4,7 +4,7 @@ They are built from the result alone: what the instrumentation found in URLs, he
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
@@ -78,7 +78,7 @@ class SpanBuilder:
             is_last = number == len(result.hops) - 1
             phases = phases_of(hop)
             failure = result.failure if is_last else None
-            spans.append(self._client(client, hop, number, failure, phases))
+            spans.append(self._client(client, hop, number, failure, phases, times[1]))
             if self._with_phases:
                 spans += self._phase_spans(client, hop, phases, failure)
         return spans
@@ -110,7 +110,13 @@ class SpanBuilder:
         )
 
     def _client(
-        self, span: ReadableSpan, hop: Hop, number: int, failure: FailureReason | None, phases: Sequence[Phase]
+        self,
+        span: ReadableSpan,
+        hop: Hop,
+        number: int,
+        failure: FailureReason | None,
+        phases: Sequence[Phase],
+        latest: int,
     ) -> ReadableSpan:
         made = span.attributes or {}
         attributes: _Attributes = {name: str(made[name]) for name in _TAKEN_OVER if name in made}
@@ -129,7 +135,7 @@ class SpanBuilder:
             attributes=attributes,
             status=_ERROR if error else _UNSET,
             start_time=span.start_time,
-            end_time=span.end_time,
+            end_time=min(latest, max(span.end_time or 0, _end(hop))),  # its clock may have been set meanwhile
             instrumentation_scope=span.instrumentation_scope,
         )
 
@@ -139,7 +145,7 @@ class SpanBuilder:
         parent = client.context
         if parent is None:
             return
-        begin = int(hop.started_at * 1e9)
+        begin = _begin(hop)
         for phase in phases:
             has_failed = phase.has_failed and failure is not None
             yield ReadableSpan(
@@ -161,36 +167,55 @@ _UNSET = Status(StatusCode.UNSET)
 _ERROR = Status(StatusCode.ERROR)
 
 
+def _begin(hop: Hop) -> int:
+    """Unix nanoseconds."""
+    return int(hop.started_at * 1e9)
+
+
+def _end(hop: Hop) -> int:
+    """Unix nanoseconds."""
+    return _begin(hop) + int(hop.duration * 1e9)
+
+
 def phases_of(hop: Hop) -> list[Phase]:
     """The phases of a hop in order; the one in which an exchange broke off, if any, is the last and has failed."""
-    measured = hop.phases
-    waited = None if measured.processing is None else max(0.0, measured.processing - (hop.sending or 0.0))
-    steps = [
-        ("dns", measured.resolve),
-        ("connect", measured.connect),
-        ("tls", measured.tls),
-        ("request", hop.sending),
-        ("wait", waited),
-        ("transfer", measured.transfer),
-    ]
+    steps = _steps(hop)
+    last = max((index for index, (_, seconds) in enumerate(steps) if seconds is not None), default=-1)
     phases: list[Phase] = []
     at = 0.0
-    for name, seconds in steps:
+    for name, seconds in steps[: last + 1]:
         if seconds is not None:
             phases.append(Phase(name=name, begin=at, end=at + seconds))
             at += seconds
-        elif not hop.completed and at < hop.duration and _is_due(name, hop):
-            phases.append(Phase(name=name, begin=at, end=hop.duration, has_failed=True))
-            break
+    if hop.completed or not hop.duration:
+        return phases
+    begun = [name for name, _ in steps[last + 1 :] if _is_due(name, hop)]
+    if begun:
+        phases.append(Phase(name=begun[0], begin=at, end=max(at, hop.duration), has_failed=True))
+    else:  # in the body, of which a part came
+        phases[-1] = replace(phases[-1], has_failed=True)
     return phases
 
 
+def _steps(hop: Hop) -> list[tuple[str, float | None]]:
+    """Every phase that there may be, in order, with its seconds."""
+    measured, sending = hop.phases, hop.sending
+    if sending is not None and measured.processing is not None:
+        sending = min(sending, measured.processing)  # an answer may begin before all is sent
+    waited = None if measured.processing is None else measured.processing - (sending or 0.0)
+    return [
+        ("dns", measured.resolve),
+        ("connect", measured.connect),
+        ("tls", measured.tls),
+        ("request", sending),
+        ("wait", waited),
+        ("transfer", measured.transfer),
+    ]
+
+
 def _is_due(name: str, hop: Hop) -> bool:
-    """Whether a phase that was not measured would have come, so that the exchange broke off in it."""
-    has_connected = hop.phases.connect is not None
-    return not (name == "dns" and (is_literal_address(hop.url) or has_connected)) and not (
-        name == "tls" and not hop.is_tls
-    )
+    """Whether an exchange like this one has such a phase at all."""
+    return not (name == "dns" and is_literal_address(hop.url)) and not (name == "tls" and not hop.is_tls)
 
 
 def _server_attributes(url: str) -> _Attributes:
