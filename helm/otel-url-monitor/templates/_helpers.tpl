@@ -83,7 +83,7 @@ capabilities:
 {{- if and (include "otel-url-monitor.sharded" .) (ne .Values.service.type "ClusterIP") -}}
 {{- fail "service.type must be ClusterIP when sharded: each pod answers for its own targets alone" -}}
 {{- end -}}
-{{- $port := dig "server" "port" 5004 (default dict .Values.config) -}}
+{{- $port := default 5004 ((.Values.config).server).port -}}
 {{- if ne (toString $port) "5004" -}}
 {{- fail (printf "config.server.port must be 5004, where the pods listen, got %v; service.port is what others connect to" $port) -}}
 {{- end -}}
