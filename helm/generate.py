@@ -20,6 +20,9 @@ CHART = HERE / "otel-url-monitor"
 SCHEMA = CHART / "values.schema.json"
 EXAMPLES = sorted(path.parent for path in HERE.glob("examples/*/values.yaml"))
 
+_NUMBER = {"type": "number", "minimum": 0}
+_DURATION = {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
+
 
 def main() -> None:
     """Write everything anew."""
@@ -29,12 +32,19 @@ def main() -> None:
 
 
 def values_schema() -> str:
-    """values.schema.json with the application's present schema under `config`."""
+    """values.schema.json with the application's present schema under `config`, and the rules' present thresholds."""
     schema = json.loads(SCHEMA.read_text())
     config = for_helm(json_schema())
     schema["$defs"] = config.pop("$defs")
     del config["$schema"]
     schema["properties"]["config"] = config
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    thresholds = values["prometheusRule"]["thresholds"].items()
+    schema["properties"]["prometheusRule"]["properties"]["thresholds"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {key: _NUMBER if isinstance(value, int | float) else _DURATION for key, value in thresholds},
+    }
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
