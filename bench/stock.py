@@ -43,6 +43,10 @@ class Service:
         """A plausible time."""
         return 1.7e9
 
+    def shard(self) -> tuple[int, int]:
+        """The only one."""
+        return 0, 1
+
     def config_is_current(self) -> bool:
         """It is."""
         return True
