@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test check format bench lock clean
+.PHONY: help run test check format bench collector test-collector lock clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## Start the monitor on port 5004 with the built-in demo targets
 	@exec $(BIN)/otel-url-monitor demo
@@ -28,6 +28,13 @@ format: $(VENV)/.dev ## Format the code
 bench: $(VENV)/.dev ## Compare with blackbox_exporter (needs Debian's nginx and prometheus-blackbox-exporter)
 	@mkdir -p build
 	$(BIN)/python -m bench --json build/bench.json
+
+collector: ## Build the collector that the tests use (needs Go 1.25; 5 minutes the first time)
+	@otel-collector/build.sh
+
+test-collector: $(VENV)/.dev ## Run the tests against a real collector, which is built first
+	@otelcol=$$(otel-collector/build.sh) && export OTELCOL="$$otelcol" && set -x && \
+	  $(BIN)/python -m pytest tests/test_collector_files.py tests/test_collector.py $(PYTEST_ARGS)
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url pyproject.toml

@@ -31,7 +31,8 @@ def render() -> dict[str, str]:
 
 
 def _template(chart: Path, name: str) -> str:
-    command = ("helm", "template", str(chart), "--show-only", f"templates/{name}")
+    helm = shutil.which("helm", path=Path(sys.executable).parent) or "helm"
+    command = (helm, "template", str(chart), "--show-only", f"templates/{name}")
     rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - no shell
     return rendered.partition("\n")[2].partition("\n")[2].lstrip("\n")  # without helm's "---" and "# Source"
 
