@@ -38,7 +38,7 @@ RUN tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir whe
  && tools/bin/python -m pip --python /opt/venv/bin/python install --no-deps --no-index --find-links wheels \
       otel-url-monitor \
  && tools/bin/python -m pip --python /opt/venv/bin/python check \
- && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
+ && /opt/venv/bin/python -m compileall -qf --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM runtime AS sbom
 ARG SOURCE_DATE_EPOCH=0

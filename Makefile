@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test check format bench collector test-collector lock clean
+.PHONY: help run test check format bench collector test-collector image image-test test-kubernetes generate lock clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## Start the monitor on port 5004 with the built-in demo targets
 	@exec $(BIN)/otel-url-monitor demo
@@ -35,6 +35,29 @@ collector: ## Build the collector that the tests use (needs Go 1.25; 5 minutes t
 test-collector: $(VENV)/.dev ## Run the tests against a real collector, which is built first
 	@otelcol=$$(otel-collector/build.sh) && export OTELCOL="$$otelcol" && set -x && \
 	  $(BIN)/python -m pytest tests/test_collector_files.py tests/test_collector.py $(PYTEST_ARGS)
+
+image: ## Build the image with docker, podman or buildah
+	@image/build.sh $(IMAGE)
+
+TESTED_IMAGE := localhost/otel-url-monitor:test
+LOCAL_IMAGE := base=$$(image/base.sh) && BUILDER=buildah PYTHON_IMAGE=$$base image/build.sh $(TESTED_IMAGE)
+
+image-test: $(VENV)/.dev ## Build the image on a local Debian base and test it (needs podman, buildah, runc, debootstrap, root)
+	@$(LOCAL_IMAGE) && tools=$$(image/tools.sh) && set -x && \
+	  PATH="$$PATH:$$tools" OUM_IMAGE=$(TESTED_IMAGE) $(BIN)/python -m pytest tests/test_dockerfile.py tests/test_image.py $(PYTEST_ARGS)
+
+test-kubernetes: $(VENV)/.dev ## Test the chart on the cluster of KUBECONFIG with the image in IMAGE, or on LAB's with a local one
+ifneq ($(LAB),)
+	@$(LOCAL_IMAGE) && tests/kubernetes/in-lab "$(LAB)" $(TESTED_IMAGE) \
+	  $(MAKE) test-kubernetes LAB= IMAGE=$(TESTED_IMAGE) PYTEST_ARGS="$(PYTEST_ARGS)"
+else
+	@test -n "$(IMAGE)" || { echo "give an image that the cluster can pull or has: make test-kubernetes IMAGE=..."; exit 2; }
+	OUM_KUBERNETES_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/test_kubernetes.py $(PYTEST_ARGS)
+endif
+
+generate: $(VENV)/.dev ## Write anew what is generated: the chart's schema and examples, the rules for use without Helm
+	$(BIN)/python helm/generate.py
+	$(BIN)/python monitoring/render.py
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url pyproject.toml

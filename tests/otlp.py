@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from processes import wait_for
+from processes import Samples, wait_for
 
 _DECODERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, "gzip": gzip.decompress, "deflate": zlib.decompress}
 Series = tuple[str, frozenset[tuple[str, str]]]
@@ -76,20 +76,20 @@ class Point:
     resource: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Received:
     """A request, whatever became of it.
 
     Attributes:
         headers: names in lower case.
         message: decoded.
-        is_taken: whether the answer was going to be that all was taken.
+        is_taken: whether the answer is that all was taken.
     """
 
     path: str
     headers: Mapping[str, str]
     message: Any
-    is_taken: bool
+    is_taken: bool = False
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -97,12 +97,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     sink: "Sink"
+    received: Received
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        answer = self.sink.answers.get(self.path, self.sink.answer)
-        self.sink.take(self, body, is_taken=answer is accept)
-        answer(self)
+        self.received = self.sink.take(self, body)
+        self.sink.answers.get(self.path, self.sink.answer)(self)
 
     def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
         """A complete answer."""
@@ -122,6 +122,7 @@ Answer = Callable[[Handler], None]
 
 def accept(handler: Handler) -> None:
     """Everything was taken."""
+    handler.received.is_taken = True
     handler.reply(200)
 
 
@@ -209,13 +210,14 @@ class Sink:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
-    def take(self, handler: Handler, body: bytes, *, is_taken: bool) -> None:
+    def take(self, handler: Handler, body: bytes) -> Received:
         """Keep a request."""
         data = _DECODERS[handler.headers.get("Content-Encoding", "")](body)
         kind = ExportTraceServiceRequest if "traces" in handler.path else ExportMetricsServiceRequest
         headers = {name.lower(): value for name, value in handler.headers.items()}
-        message = kind.FromString(data)
-        self.requests.append(Received(path=handler.path, headers=headers, message=message, is_taken=is_taken))
+        received = Received(path=handler.path, headers=headers, message=kind.FromString(data))
+        self.requests.append(received)
+        return received
 
     def requests_to(self, path: str) -> list[Received]:
         """What came in under that path."""
@@ -321,25 +323,37 @@ def _attributes(pairs: Any) -> dict[str, Any]:
 
 
 def exposed(points: Sequence[Point], rows: Sequence[Any]) -> dict[Series, float]:
-    """The points of these rows as the series that the Prometheus exposition has for them.
-
-    A histogram becomes its count, its sum and its buckets without bounds: `…_bucket` and the number of the bucket.
-    """
+    """The points of these rows as the series that the exposition has for them; see `scraped`."""
     by_name = {row.name: row for row in rows}
     found: dict[Series, float] = {}
     for point in points:
         row = by_name.get(point.name)
+        labels = {key: str(value) for key, value in point.attributes.items()}
         if row is None:
             continue
-        labels = {key: str(value) for key, value in point.attributes.items()}
         if row.kind != "histogram":
             _add(found, row.exposed, labels, point.value)
             continue
         _add(found, f"{row.exposed}_sum", labels, point.value)
         _add(found, f"{row.exposed}_count", labels, float(sum(point.buckets)))
         for index in range(len(point.buckets)):
-            count = float(sum(point.buckets[: index + 1]))
-            _add(found, f"{row.exposed}_bucket", {**labels, "le": str(index)}, count)
+            _add(found, f"{row.exposed}_bucket", {**labels, "le": str(index)}, float(sum(point.buckets[: index + 1])))
+    return found
+
+
+def scraped(samples: Samples, rows: Sequence[Any]) -> dict[Series, float]:
+    """The series of these rows; a bucket is called by its number, because OTLP has the bounds apart."""
+    suffixes = {"histogram": ("_sum", "_count", "_bucket")}
+    names = {row.exposed + suffix for row in rows for suffix in suffixes.get(row.kind, ("",))}
+    bounds: dict[str, set[float]] = {}
+    for name, labels in samples.by_series:
+        bounds.setdefault(name, set()).update(float(value) for key, value in labels if key == "le")
+    found: dict[Series, float] = {}
+    for (name, labels), value in samples.by_series.items():
+        if name in names:
+            numbers = {str(bound): str(number) for number, bound in enumerate(sorted(bounds[name]))}
+            shown = {key: numbers[str(float(text))] if key == "le" else text for key, text in labels}
+            _add(found, name, shown, value)
     return found
 
 

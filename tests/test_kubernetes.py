@@ -76,7 +76,7 @@ class Cluster:
             self.helm("uninstall", name, "--wait", "--ignore-not-found")
 
     def close(self) -> None:
-        self.kubectl("delete", "namespace", self.namespace)
+        _run(self._kubectl, "delete", "namespace", self.namespace)
 
 
 class Release:

@@ -23,7 +23,7 @@ _OF_LIBRARIES = re.compile(r"OTEL_(?:PYTHON|INSTRUMENTATION|SEMCONV)_\w+|OTEL_\w
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_SAFE_START = re.compile(r"[^?#@\s]{0,100}")
+_SAFE_START = re.compile(r"[^?#@=\s]{0,100}")
 
 _DEFAULT_TIMEOUT = 10.0
 _DEFAULT_INTERVAL = 60.0
@@ -153,7 +153,9 @@ class _Reader:
         return self._environ.get(name, "").strip()
 
     def _refuse(self, name: str, what: str) -> None:
-        self.faults.append(f"{name}: {what}")
+        fault = f"{name}: {what}"
+        if fault not in self.faults:  # a common variable is read for each signal
+            self.faults.append(fault)
 
     def _named(self, signal: str, suffix: str) -> tuple[str, str]:
         """The variable that decides, the signal's own or the common one, and its value."""
