@@ -498,7 +498,7 @@ def value_of(push, name, **attributes):
 
 
 def test_a_collector_in_trouble_harms_nobody(tmp_path):
-    """Down, hanging or dripping: no probe is missed, scrapes are answered, every span is counted, a stop takes < 5 s."""
+    """Down, hanging or dripping: no probe is missed, scrapes are answered, spans are counted, a stop takes < 5 s."""
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(site())
         bad = [
