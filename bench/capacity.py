@@ -4,7 +4,6 @@ import statistics
 import time
 from typing import Any
 
-from bench.probing import _RESULTS
 from bench.processes import BenchError, process_tree, resident_bytes
 from bench.programs import Program, Site, samples, service
 from bench.table import Row
@@ -19,7 +18,7 @@ _FLEETS = (
     (5000, 15.0, False),
     (5000, 60.0, False),
 )
-_SCRAPE_EVERY = 5.0
+_SCRAPE_EVERY = 10.0
 _MB = 1024 * 1024
 
 
@@ -61,5 +60,5 @@ def _measure(monitor: Program, rate: float, seconds: float) -> dict[str, float]:
 
 
 def _probes(monitor: Program) -> float:
-    found = samples(monitor.scrape().text, _RESULTS)
+    found = samples(monitor.scrape().text, "url_monitor_probe_results_total")
     return sum(sample.value for sample in found if sample.labels["result"] == "success")
