@@ -220,7 +220,7 @@ class Sink:
         return received
 
     def requests_to(self, path: str) -> list[Received]:
-        """What came in under that path."""
+        """What came in under exactly that path."""
         return [request for request in self.requests if request.path == path]
 
     @property
@@ -242,8 +242,9 @@ class Sink:
         return wait_for(lambda: self.traces(root), f"a trace {root}")[0]
 
     def pushes(self) -> list[list[Point]]:
-        """The data points of each request for metrics that was taken."""
-        return [list(_points(request.message)) for request in self.requests_to("/v1/metrics") if request.is_taken]
+        """The data points of each request for metrics that was taken, whichever path it came by."""
+        taken = [request for request in self.requests if request.is_taken and "metrics" in request.path]
+        return [list(_points(request.message)) for request in taken]
 
     def wait_for_push(self) -> list[Point]:
         """The data points of the next request for metrics."""

@@ -1,16 +1,25 @@
 """Secrets: they get where they are meant to go, and into nothing that anybody can look at."""
 
+import base64
 import json
 import signal
 from pathlib import Path
+from urllib.parse import quote
 
-from otlp import says, sink
+from otlp import break_off, says, sink
 from processes import free_port, get, running, wait_for
 from servers import Server, answers
 
 QUICK = {"OTEL_METRIC_EXPORT_INTERVAL": "300", "OTEL_BSP_SCHEDULE_DELAY": "100"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 CANARY = "canary-8d21f"
+BASIC = base64.b64encode(f"u:{CANARY}-basic".encode()).decode()
+
+# What would put headers into spans, and queries of the endpoint into logs, if anybody heeded it.
+CURIOUS = {
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST": ".*",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE": ".*",
+}
 
 
 def test_secrets_stay_where_they_belong(tmp_path):
@@ -38,15 +47,23 @@ def test_secrets_stay_where_they_belong(tmp_path):
         config.write_text(json.dumps({**settings, "targets": targets}))
         env = {
             **QUICK,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            **CURIOUS,
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces?token={CANARY}-traces",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{collector.url}/v1/metrics?token={CANARY}-metrics",
             "OTEL_EXPORTER_OTLP_HEADERS": f"x-key={CANARY}-otlp;x",
         }
         arguments = ("-c", str(config), "--port", "0", "--host", "127.0.0.1", "--log-level", "debug")
         with running("run", *arguments, env=env) as service:
             wait_for(lambda: len({s.attributes["url.full"] for s in collector.spans if not s.parent_id}) == 7, "traces")
             collector.wait_for_push()
-            collector.answer = says(500)
-            service.wait_for_sample("url_monitor_otlp_export_failures_total", 2)
+            failures = 0.0
+            for trouble in (says(500, CANARY.encode()), break_off, None):
+                if trouble is None:
+                    collector.close()  # from now on connections are refused
+                else:
+                    collector.answer = trouble
+                name = "url_monitor_otlp_export_failures_total"
+                failures = service.wait_for_sample(name, failures + 2).get(name)
             pages = [service.get(path)[1] for path in ("/metrics", "/", "/-/healthy")]
             openmetrics = get(f"{service.url}/metrics", headers={"Accept": "application/openmetrics-text"})[1]
             arguments = [Path(f"/proc/{pid}/cmdline").read_text() for pid in service.processes()]
@@ -54,8 +71,15 @@ def test_secrets_stay_where_they_belong(tmp_path):
             log = service.log
         sent = b"".join(request.message.SerializeToString() for request in collector.requests)
         for shown in (*pages, openmetrics, *arguments, log, sent.decode("latin-1")):
-            assert CANARY not in shown
+            for secret in (CANARY, quote(BASIC), BASIC):
+                assert secret not in shown
+        assert "OTLP export fails: " in log
         assert all(f"{CANARY}-otlp" in request.headers["x-key"] for request in collector.requests)
+        assert {request.path.partition("?")[2] for request in collector.requests} == {
+            f"token={CANARY}-traces",
+            f"token={CANARY}-metrics",
+        }
         received = b"".join((*good.requests, *moving.requests)).decode()
-        for name in ("query", "header", "bearer", "moved"):
+        for name in ("query", "header", "bearer", "body", "moved"):
             assert f"{CANARY}-{name}" in received
+        assert f"Basic {BASIC}" in received
