@@ -117,6 +117,15 @@ def test_trust_does_not_leak(prober: Prober, ca: trustme.CA, other: tuple[trustm
                     assert succeeded == ((rule, name) in right), (order, rule, name)
 
 
+@pytest.mark.parametrize("name", ["schlüssel", "鍵", "with space"])
+def test_a_ca_file_of_any_name(prober: Prober, ca: trustme.CA, tmp_path: Path, name: str) -> None:
+    """The path of a CA file may hold any characters that a path may hold."""
+    path = tmp_path / f"{name}.pem"
+    ca.cert_pem.write_to_path(str(path))
+    with Server(answers(OK), tls(ca.issue_cert("127.0.0.1"))) as server:
+        assert probe(prober, server.url(), tls=Tls(ca_file=path)).failure is None
+
+
 def test_many_ca_files(prober: Prober, tmp_path: Path) -> None:
     """More CA files than handles are kept work as well as one, and do not pile up descriptors."""
     authorities = [trustme.CA() for _ in range(12)]

@@ -1,5 +1,6 @@
 """requests' transport adapter over libcurl: one exchange on a fresh connection, measured by libcurl's clock."""
 
+import os
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -235,7 +236,7 @@ def _prepare_tls(
     curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
     curl.setopt(pycurl.SSL_EC_CURVES, _GROUPS)
     if tls.verify:
-        curl.setopt(pycurl.CAINFO, str(ca_file))
+        curl.setopt(pycurl.CAINFO, os.fsencode(ca_file))  # pycurl takes text for ASCII
     else:
         curl.setopt(pycurl.SSL_VERIFYPEER, 0)
         curl.setopt(pycurl.SSL_VERIFYHOST, 0)
