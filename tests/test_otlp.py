@@ -11,8 +11,9 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext
 
 from factories import Service, make_hop, make_result, make_targets
 from otel_url_monitor.exposition import Renderer
@@ -23,6 +24,8 @@ from otel_url_monitor.otlp.exporting import span_sender
 from otel_url_monitor.results import Results
 from otel_url_monitor.telemetry import Telemetry
 from otel_url_monitor.tracing import SpanSender
+from otel_url_monitor.tracing.hops import HopSpan
+from otel_url_monitor.tracing.spans import Trace
 from otlp import accept, break_off, drip, exposed, hang, in_turn, rejects, says, scraped, sink
 from processes import (
     Samples,
@@ -343,20 +346,29 @@ def test_everything_is_sent_as_asked_for(tmp_path, ca):
 
 
 def make_trace(count):
-    """Spans of one trace."""
-    trace_id = int.from_bytes(os.urandom(16))
-    contexts = (
-        SpanContext(trace_id, int.from_bytes(os.urandom(8)), is_remote=False, trace_flags=TraceFlags(1))
-        for _ in range(count)
+    """A trace of so many spans."""
+    hops = [make_hop() for _ in range(count - 1)]
+    (target,) = make_targets(1)
+    ids = RandomIdGenerator()
+    scope = InstrumentationScope("instrumentation")
+    contexts = [SpanContext(1, ids.generate_span_id(), is_remote=False) for _ in range(count)]
+    return Trace(
+        context=contexts[0],
+        times=(1, 2),
+        target=target,
+        result=make_result(target, *hops),
+        lag=0.0,
+        clients=[HopSpan(context, scope, "GET", {}) for context in contexts[1:]],
+        phases=[[] for _ in hops],
+        phases_are_spans=True,
     )
-    return [ReadableSpan("span", context=context, start_time=1, end_time=2) for context in contexts]
 
 
 @contextlib.contextmanager
 def sender_to(url, *, timeout=0.5, **settings):
     """A span sender that tells at once what it takes."""
     environment = Environment(traces=Endpoint(url=f"{url}/v1/traces", timeout=timeout), **{"delay": 0.05, **settings})
-    made = SpanSender(environment)
+    made = SpanSender(environment, {})
     made.start()
     yield made
     made.stop(5.0)
@@ -453,7 +465,7 @@ def test_a_deadline_holds_whatever_is_dripped():
     with sink(answer=drip) as collector:
         send = span_sender(Endpoint(url=f"{collector.url}/v1/traces", timeout=0.5), losses)
         begin = time.monotonic()
-        send(make_trace(2))
+        send(b"", 2)
         assert time.monotonic() - begin < 5
     assert losses.spans == 2
 
@@ -466,7 +478,7 @@ def test_trouble_is_told_once_and_its_end_too(caplog):
         send = span_sender(Endpoint(url=f"{collector.url}/v1/traces", timeout=0.5), losses)
         for answer in (says(500), says(500), accept, says(500), accept, hang, accept):
             collector.answer = answer
-            send(make_trace(1))
+            send(b"", 1)
     assert [record.getMessage() for record in caplog.records] == [
         "OTLP export fails: the answer was 500",
         "OTLP export works again",
@@ -480,7 +492,7 @@ def test_words_that_differ_by_milliseconds_are_the_same_trouble(caplog):
     with refusing_port() as port:
         send = span_sender(Endpoint(url=f"http://127.0.0.1:{port}/v1/traces", timeout=0.5), losses)
         for _ in range(3):
-            send(make_trace(1))
+            send(b"", 1)
     (line,) = (words for words in caplog.messages if f":{port}" in words)
     assert line.startswith(f"OTLP export fails: Failed to connect to 127.0.0.1:{port} after ")
     assert losses.failures >= 3

@@ -116,9 +116,9 @@ def _traced(probe: Probe, environment: Environment, setup: Setup) -> "TracedProb
     shield(os.environ)
     from otel_url_monitor.tracing import SpanSender, TracedProbe  # noqa: PLC0415 - 20 MB, only when asked for
 
-    sender = SpanSender(environment)
+    sender = SpanSender(environment, setup.resource)
     sender.start()
-    return TracedProbe(probe, sender, setup.resource, propagates=environment.propagates)
+    return TracedProbe(probe, sender, propagates=environment.propagates)
 
 
 def _report(outbox: _Outbox, scheduler: Scheduler) -> None:

@@ -2,12 +2,12 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
-
-from opentelemetry.sdk.trace import ReadableSpan
+from collections.abc import Mapping
+from typing import Any
 
 from otel_url_monitor.otlp import Environment, Losses
 from otel_url_monitor.otlp.exporting import span_sender
+from otel_url_monitor.tracing.spans import SpanEncoder, Trace
 
 
 class SpanSender:
@@ -20,15 +20,17 @@ class SpanSender:
 
     Args:
         environment: names the endpoint of traces.
+        resource: attributes of the service, the same in all of its processes.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, resource: Mapping[str, Any]) -> None:
         if environment.traces is None:
             raise ValueError("no endpoint to send spans to")
         self._environment = environment
         self._losses = Losses()
+        self._encoder = SpanEncoder(resource)
         self._send = span_sender(environment.traces, self._losses)
-        self._traces: deque[Sequence[ReadableSpan]] = deque()
+        self._traces: deque[Trace] = deque()
         self._queued = 0
         self._in_flight = 0
         self._dropped = 0
@@ -53,15 +55,15 @@ class SpanSender:
         """Spans that there was no room for or that could not be sent."""
         return self._dropped + self._unsent
 
-    def put(self, trace: Sequence[ReadableSpan]) -> bool:
+    def put(self, trace: Trace) -> bool:
         """Whether there was room for the trace; an empty queue has room for any."""
         with self._lock:
             waiting = self._queued + self._in_flight
-            if waiting and waiting + len(trace) > self._environment.queue_size:
-                self._dropped += len(trace)
+            if waiting and waiting + trace.spans > self._environment.queue_size:
+                self._dropped += trace.spans
                 return False
             self._traces.append(trace)
-            self._queued += len(trace)
+            self._queued += trace.spans
             if self._queued >= self._environment.batch_size:
                 self._due.set()
             return True
@@ -88,18 +90,20 @@ class SpanSender:
 
     def _send_all(self) -> None:
         while batch := self._take():
-            self._send(batch)
+            self._send(self._encoder.encode(batch), self._in_flight)
             with self._lock:
                 if self._has_ended:  # it is counted as left behind
                     return
                 self._in_flight = 0
                 self._unsent = self._losses.spans
 
-    def _take(self) -> list[ReadableSpan]:
-        batch: list[ReadableSpan] = []
+    def _take(self) -> list[Trace]:
+        batch: list[Trace] = []
+        spans = 0
         with self._lock:
-            while self._traces and (not batch or len(batch) + len(self._traces[0]) <= self._environment.batch_size):
-                batch += self._traces.popleft()
-            self._queued -= len(batch)
-            self._in_flight = len(batch)
+            while self._traces and (not batch or spans + self._traces[0].spans <= self._environment.batch_size):
+                batch.append(self._traces.popleft())
+                spans += batch[-1].spans
+            self._queued -= spans
+            self._in_flight = spans
         return batch

@@ -1,20 +1,23 @@
-"""What the spans of one probe say.
+"""What the spans of a probe say, as they are sent.
 
-They are built from the result alone: what the instrumentation found in URLs, headers and exceptions is left behind.
+They are made from the result alone: what the instrumentation found in URLs, headers and exceptions is left behind.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span, SpanFlags, Status
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanContext
 
 from otel_url_monitor import __version__
 from otel_url_monitor.model import FailureReason, Hop, Outcome, ProbeResult, Target, is_literal_address
+from otel_url_monitor.tracing.hops import HopSpan
 
 _MAX_URL = 2048
 """Characters of a URL that a span carries: a target chooses where it redirects to."""
@@ -24,11 +27,12 @@ _PROTOCOLS = {1.0: "1.0", 1.1: "1.1", 2.0: "2", 3.0: "3"}
 _TAKEN_OVER = ("http.request.method", "http.request.method_original")
 _DESCRIPTIONS = {Outcome.FAILURE: "probe failed", Outcome.UNKNOWN: "the monitor could not probe"}
 
-_Attributes = dict[str, str | int | float]
+_ERROR = Status(code=Status.STATUS_CODE_ERROR)
+_LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+"""Flags of a span: it is known where its parent is, and that is not another process."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
+class Phase(NamedTuple):
     """One phase of a hop; times are seconds after the hop's start."""
 
     name: str
@@ -37,134 +41,157 @@ class Phase:
     has_failed: bool = False
 
 
-class SpanBuilder:
-    """Makes the spans of a probe. Thread-safe.
+class Trace(NamedTuple):
+    """What the spans of one probe are made from.
 
-    The spans are made when the probe is over and only if they are kept; the SDK's own way costs 20 us for each,
-    kept or not, this one 1 us.
-
-    Args:
-        resource: who we are.
-        with_phases: whether phases are spans; attributes otherwise.
+    Attributes:
+        context: of the root.
+        times: start and end of the probe, Unix nanoseconds.
+        target: what was probed.
+        result: what was found.
+        lag: seconds between the due time and the start.
+        clients: the instrumentation's span of each hop.
+        phases: of each hop.
+        phases_are_spans: they are attributes otherwise.
     """
 
-    def __init__(self, resource: Resource, *, with_phases: bool) -> None:
-        self._resource = resource
-        self._with_phases = with_phases
-        self._scope = InstrumentationScope("otel_url_monitor", __version__, _SCHEMA_URL)
+    context: SpanContext
+    times: tuple[int, int]
+    target: Target
+    result: ProbeResult
+    lag: float
+    clients: Sequence[HopSpan]
+    phases: Sequence[Sequence[Phase]]
+    phases_are_spans: bool
+
+    @property
+    def spans(self) -> int:
+        """How many there are."""
+        return 1 + len(self.clients) + (sum(map(len, self.phases)) if self.phases_are_spans else 0)
+
+
+class SpanEncoder:
+    """Makes spans of traces, at once as the message that is sent: 4 us for a span in a batch, not 35 as the SDK's ways.
+
+    Args:
+        resource: attributes of the service.
+    """
+
+    def __init__(self, resource: Mapping[str, Any]) -> None:
+        self._resource = Resource(attributes=[_attribute(name, value) for name, value in resource.items()])
         self._ids = RandomIdGenerator()
 
-    def build(
-        self,
-        context: SpanContext,
-        times: tuple[int, int],
-        target: Target,
-        result: ProbeResult,
-        lag: float,
-        clients: Sequence[ReadableSpan],
-    ) -> list[ReadableSpan]:
-        """The whole trace, root first.
-
-        Args:
-            context: of the root.
-            times: start and end of the probe, Unix nanoseconds.
-            target: what was probed.
-            result: what was found.
-            lag: seconds between the due time and the start.
-            clients: the instrumentation's span of each hop.
-        """
-        spans = [self._root(context, times, target, result, lag)]
-        for number, (client, hop) in enumerate(zip(clients, result.hops, strict=True)):
-            is_last = number == len(result.hops) - 1
-            phases = phases_of(hop)
-            failure = result.failure if is_last else None
-            spans.append(self._client(client, hop, number, failure, phases, times[1]))
-            if self._with_phases:
-                spans += self._phase_spans(client, hop, phases, failure)
-        return spans
-
-    def _root(
-        self, context: SpanContext, times: tuple[int, int], target: Target, result: ProbeResult, lag: float
-    ) -> ReadableSpan:
-        attributes = _server_attributes(target.display_url) | {
-            "url_monitor.result": result.outcome.value,
-            "url_monitor.schedule_lag": lag,
-            "user_agent.synthetic.type": "test",
-        }
-        if result.status:
-            attributes["http.response.status_code"] = result.status
-        status = _UNSET
-        if result.failure is not None:
-            attributes["error.type"] = result.failure.value
-            status = Status(StatusCode.ERROR, _DESCRIPTIONS[result.outcome])
-        name = dict(target.labels).get("name") or attributes["server.address"]
-        return ReadableSpan(
-            f"probe {name}",
-            context=context,
-            resource=self._resource,
-            attributes=attributes,
-            status=status,
-            start_time=times[0],
-            end_time=times[1],
-            instrumentation_scope=self._scope,
+    def encode(self, traces: Sequence[Trace]) -> bytes:
+        """One `ExportTraceServiceRequest`."""
+        request = ExportTraceServiceRequest()
+        scopes = request.resource_spans.add(resource=self._resource).scope_spans
+        ours = scopes.add(
+            scope=InstrumentationScope(name="otel_url_monitor", version=__version__), schema_url=_SCHEMA_URL
         )
+        if found := next((trace.clients[0].scope for trace in traces if trace.clients), None):
+            theirs = scopes.add(
+                scope=InstrumentationScope(name=found.name, version=found.version or ""),
+                schema_url=found.schema_url or "",
+            )
+        else:
+            theirs = ScopeSpans()
+        for trace in traces:
+            self._add(trace, ours, theirs)
+        return bytes(request.SerializeToString())
 
-    def _client(
-        self,
-        span: ReadableSpan,
-        hop: Hop,
-        number: int,
-        failure: FailureReason | None,
-        phases: Sequence[Phase],
-        latest: int,
-    ) -> ReadableSpan:
-        made = span.attributes or {}
-        attributes: _Attributes = {name: str(made[name]) for name in _TAKEN_OVER if name in made}
-        attributes |= _server_attributes(hop.url) | _hop_attributes(hop, number)
-        error = _error_of(hop, failure)
-        if error:
-            attributes["error.type"] = error
-        if not self._with_phases:
-            attributes |= {f"url_monitor.phase.{phase.name}": phase.end - phase.begin for phase in phases}
-        return ReadableSpan(
-            span.name,
-            context=span.context,
-            parent=span.parent,
-            kind=SpanKind.CLIENT,
-            resource=self._resource,
-            attributes=attributes,
-            status=_ERROR if error else _UNSET,
-            start_time=span.start_time,
-            end_time=min(latest, max(span.end_time or 0, _end(hop))),  # its clock may have been set meanwhile
-            instrumentation_scope=span.instrumentation_scope,
-        )
+    def _add(self, trace: Trace, ours: ScopeSpans, theirs: ScopeSpans) -> None:
+        root = _add_root(ours, trace)
+        hops = trace.result.hops
+        for number, (client, hop, phases) in enumerate(zip(trace.clients, hops, trace.phases, strict=True)):
+            failure = trace.result.failure if number == len(hops) - 1 else None
+            span = _add_client(theirs, root, client, hop, number, failure, trace.times[1])
+            if trace.phases_are_spans:
+                self._add_phases(ours, span, _begin(hop), phases, failure)
+            else:
+                span.attributes.extend(
+                    _number(f"url_monitor.phase.{each.name}", each.end - each.begin) for each in phases
+                )
 
-    def _phase_spans(
-        self, client: ReadableSpan, hop: Hop, phases: Sequence[Phase], failure: FailureReason | None
-    ) -> Iterator[ReadableSpan]:
-        parent = client.context
-        if parent is None:
-            return
-        begin = _begin(hop)
+    def _add_phases(
+        self, ours: ScopeSpans, parent: Span, begin: int, phases: Sequence[Phase], failure: FailureReason | None
+    ) -> None:
+        trace_id, parent_id = parent.trace_id, parent.span_id
         for phase in phases:
             has_failed = phase.has_failed and failure is not None
-            yield ReadableSpan(
-                phase.name,
-                context=SpanContext(
-                    parent.trace_id, self._ids.generate_span_id(), is_remote=False, trace_flags=parent.trace_flags
-                ),
-                parent=parent,
-                resource=self._resource,
-                attributes={"error.type": failure.value} if has_failed and failure else {},
-                status=_ERROR if has_failed else _UNSET,
-                start_time=begin + int(phase.begin * 1e9),
-                end_time=begin + int(phase.end * 1e9),
-                instrumentation_scope=self._scope,
+            ours.spans.add(
+                name=phase.name,
+                trace_id=trace_id,
+                span_id=self._ids.generate_span_id().to_bytes(8),
+                parent_span_id=parent_id,
+                kind=Span.SPAN_KIND_INTERNAL,
+                start_time_unix_nano=begin + int(phase.begin * 1e9),
+                end_time_unix_nano=begin + int(phase.end * 1e9),
+                attributes=[_attribute("error.type", failure.value)] if has_failed and failure else None,
+                status=_ERROR if has_failed else None,
+                flags=_LOCAL,
             )
 
 
-_UNSET = Status(StatusCode.UNSET)
-_ERROR = Status(StatusCode.ERROR)
+def _add_root(ours: ScopeSpans, trace: Trace) -> Span:
+    target, result = trace.target, trace.result
+    address, *rest = _server_attributes(target.display_url[:_MAX_URL])
+    attributes = [
+        address,
+        *rest,
+        _attribute("url_monitor.result", result.outcome.value),
+        _number("url_monitor.schedule_lag", trace.lag),
+        _attribute("user_agent.synthetic.type", "test"),
+    ]
+    if result.status:
+        attributes.append(_attribute("http.response.status_code", result.status))
+    status = None
+    if result.failure is not None:
+        attributes.append(_attribute("error.type", result.failure.value))
+        status = Status(code=Status.STATUS_CODE_ERROR, message=_DESCRIPTIONS[result.outcome])
+    name = dict(target.labels).get("name") or address.value.string_value
+    span: Span = ours.spans.add(
+        name=f"probe {name}",
+        trace_id=trace.context.trace_id.to_bytes(16),
+        span_id=trace.context.span_id.to_bytes(8),
+        kind=Span.SPAN_KIND_INTERNAL,
+        start_time_unix_nano=trace.times[0],
+        end_time_unix_nano=trace.times[1],
+        attributes=attributes,
+        status=status,
+        flags=_LOCAL,
+    )
+    return span
+
+
+def _add_client(
+    theirs: ScopeSpans,
+    root: Span,
+    client: HopSpan,
+    hop: Hop,
+    number: int,
+    failure: FailureReason | None,
+    latest: int,
+) -> Span:
+    made = client.attributes
+    attributes = [_attribute(name, str(made[name])) for name in _TAKEN_OVER if name in made]
+    attributes += _server_attributes(hop.url[:_MAX_URL])
+    attributes += _hop_attributes(hop, number)
+    error = _error_of(hop, failure)
+    if error:
+        attributes.append(_attribute("error.type", error))
+    span: Span = theirs.spans.add(
+        name=client.name,
+        trace_id=root.trace_id,
+        span_id=client.get_span_context().span_id.to_bytes(8),
+        parent_span_id=root.span_id,
+        kind=Span.SPAN_KIND_CLIENT,
+        start_time_unix_nano=client.start_time,
+        end_time_unix_nano=min(latest, max(client.end_time, _end(hop))),  # its clock may have been set meanwhile
+        attributes=attributes,
+        status=_ERROR if error else None,
+        flags=_LOCAL,
+    )
+    return span
 
 
 def _begin(hop: Hop) -> int:
@@ -193,7 +220,7 @@ def phases_of(hop: Hop) -> list[Phase]:
     if begun:
         phases.append(Phase(name=begun[0], begin=at, end=max(at, hop.duration), has_failed=True))
     else:  # in the body, of which a part came
-        phases[-1] = replace(phases[-1], has_failed=True)
+        phases[-1] = phases[-1]._replace(has_failed=True)
     return phases
 
 
@@ -218,27 +245,41 @@ def _is_due(name: str, hop: Hop) -> bool:
     return not (name == "dns" and is_literal_address(hop.url)) and not (name == "tls" and not hop.is_tls)
 
 
-def _server_attributes(url: str) -> _Attributes:
+@lru_cache(maxsize=256)
+def _attribute(name: str, value: str | int) -> KeyValue:
+    """Not to be changed: most probes say what the probe before said."""
+    if isinstance(value, int):
+        return KeyValue(key=name, value=AnyValue(int_value=value))
+    return KeyValue(key=name, value=AnyValue(string_value=value))
+
+
+def _number(name: str, value: float) -> KeyValue:
+    return KeyValue(key=name, value=AnyValue(double_value=value))
+
+
+@lru_cache(maxsize=256)
+def _server_attributes(url: str) -> tuple[KeyValue, ...]:
+    """What a URL tells, the host first; most first hops are to the URL of the root."""
     parts = urlsplit(url)
-    return {
-        "url.full": url[:_MAX_URL],
-        "server.address": parts.hostname or "",
-        "server.port": parts.port or (443 if parts.scheme == "https" else 80),
-    }
+    return (
+        _attribute("server.address", parts.hostname or ""),
+        _attribute("server.port", parts.port or (443 if parts.scheme == "https" else 80)),
+        KeyValue(key="url.full", value=AnyValue(string_value=url)),  # would drive all else from the cache
+    )
 
 
-def _hop_attributes(hop: Hop, number: int) -> _Attributes:
-    attributes: _Attributes = {}
+def _hop_attributes(hop: Hop, number: int) -> list[KeyValue]:
+    attributes = []
     if hop.address:
-        attributes["network.peer.address"] = hop.address
+        attributes.append(_attribute("network.peer.address", hop.address))
     if hop.http_version:
-        attributes["network.protocol.version"] = _PROTOCOLS[hop.http_version]
+        attributes.append(_attribute("network.protocol.version", _PROTOCOLS[hop.http_version]))
     if hop.status:
-        attributes["http.response.status_code"] = hop.status
+        attributes.append(_attribute("http.response.status_code", hop.status))
     if number:
-        attributes["http.request.resend_count"] = number
+        attributes.append(_attribute("http.request.resend_count", number))
     if hop.tls_version:
-        attributes["tls.protocol.version"] = hop.tls_version.removeprefix("TLSv")
+        attributes.append(_attribute("tls.protocol.version", hop.tls_version.removeprefix("TLSv")))
     return attributes
 
 
