@@ -31,7 +31,7 @@ from otel_url_monitor.model import origin
 class HopSpan(NonRecordingSpan):
     """A span of the instrumentation: what it says when it begins, and its times.
 
-    What it says later is not kept: the result of the probe says it better. A span of the SDK costs 100 us more.
+    What it says later is not kept: the result of the probe says it better. A span of the SDK costs 60 us more.
 
     Attributes:
         scope: of the instrumentation.
