@@ -455,7 +455,8 @@ def test_traces_travel_whole():
         wait_for(lambda: sender.put(make_trace(20)), "room for one more")
         wait_for(lambda: len(collector.spans) == 25, "the large one")
         assert sender.lost == 0
-    sent = [len(request.message.resource_spans[0].scope_spans[0].spans) for request in collector.requests]
+    scopes = [request.message.resource_spans[0].scope_spans for request in collector.requests]
+    sent = [sum(len(scope.spans) for scope in each) for each in scopes]
     assert sent == [3, 2, 20]
 
 
