@@ -196,6 +196,8 @@ BAD = [
     ("OTEL_PROPAGATORS", "tracecontext,b3", "'b3' is not there, known: tracecontext, baggage, none"),
     ("OTEL_PROPAGATORS", "none,tracecontext", "none stands alone"),
     ("OTEL_RESOURCE_ATTRIBUTES", "team=a,canary", "item 2 is not name=value"),
+    ("OTEL_RESOURCE_ATTRIBUTES", "team=\udcff", "is not UTF-8"),
+    ("OTEL_SERVICE_NAME", "\udcff", "is not UTF-8"),
 ]
 
 

@@ -23,6 +23,7 @@ _OF_LIBRARIES = re.compile(r"OTEL_(?:PYTHON|INSTRUMENTATION|SEMCONV)_\w+|OTEL_\w
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # what Python makes of bytes that are no UTF-8
 _SAFE_START = re.compile(r"[^?#@=\s]{0,100}")
 
 _DEFAULT_TIMEOUT = 10.0
@@ -128,6 +129,7 @@ class _Reader:
         self.faults: list[str] = []
 
     def read(self) -> Environment:
+        self._judge_resource()  # `/metrics` shows it in any case
         if self._value("OTEL_SDK_DISABLED").lower() == "true":
             return Environment()
         traces, metrics = self._endpoint("traces"), self._endpoint("metrics")
@@ -137,7 +139,6 @@ class _Reader:
             self._refuse("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", f"must be at most OTEL_BSP_MAX_QUEUE_SIZE ({queue_size})")
         self._one_of("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", _TEMPORALITIES)
         self._one_of("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", _HISTOGRAMS)
-        self._judge_resource()
         return Environment(
             traces=traces,
             metrics=metrics,
@@ -252,6 +253,9 @@ class _Reader:
         return Path(value)
 
     def _judge_resource(self) -> None:
+        for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+            if _SURROGATE.search(self._value(name)):
+                self._refuse(name, "is not UTF-8")
         for number, item in enumerate(self._value("OTEL_RESOURCE_ATTRIBUTES").split(","), 1):
             key, equals, _ = item.partition("=")
             if item.strip() and not (equals and key.strip()):
