@@ -8,7 +8,7 @@ from otel_url_monitor.exposition import Renderer
 from otel_url_monitor.instruments import Instruments
 from otel_url_monitor.model import Certificate, Hop, MetricsLevel, ProbeResult, Target
 from otel_url_monitor.results import Results
-from otel_url_monitor.telemetry import Telemetry
+from otel_url_monitor.telemetry import ATTRIBUTE_SETS, Telemetry
 
 URL = "https://example.com/"
 STARTED_AT = 1_700_000_000.0
@@ -76,7 +76,7 @@ class Service:
         return 0
 
     def headroom(self) -> int:
-        return self._telemetry.headroom()
+        return ATTRIBUTE_SETS - self._telemetry.attribute_sets()
 
     def config_loaded_at(self) -> float:
         return STARTED_AT
@@ -109,6 +109,10 @@ class Metrics:
             state = self.results.record(result)
             if state is not None:
                 self.instruments.record(state, result, lag)
+        return self
+
+    def at(self, level: MetricsLevel) -> "Metrics":
+        self.telemetry.forget(self.instruments.follow(level))
         return self
 
     def text(self) -> str:

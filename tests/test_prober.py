@@ -459,6 +459,19 @@ def test_locations(prober: Prober, location: str, path: str) -> None:
     assert (result.outcome, lines(server)[1]) == (Outcome.SUCCESS, f"GET {path} HTTP/1.1")
 
 
+def test_a_location_that_is_not_utf_8(prober: Prober) -> None:
+    """The bytes of a path come back as they were sent; a host name of that kind leads nowhere."""
+    path, host = (
+        b"HTTP/1.1 302 Moved\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
+        for location in (b"/caf\xe9?\xff", b"http://b\xfccher.invalid/")
+    )
+    with Server(answers(path, OK)) as server:
+        result = probe(prober, server.url())
+    assert (result.outcome, lines(server)[1]) == (Outcome.SUCCESS, "GET /caf%E9?%FF HTTP/1.1")
+    with Server(answers(host)) as server:
+        assert probe(prober, server.url()).failure is FailureReason.DNS_ERROR
+
+
 def test_a_location_with_an_international_name(prober: Prober) -> None:
     """A name beyond ASCII is resolved in its IDNA form."""
     with Server(redirects("http://b\u00fccher.{}/".format("a" * 64))) as server:

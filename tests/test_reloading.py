@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 
 from otel_url_monitor.reloading import FileWatch
+from otlp import sink
 from processes import get, resident_bytes, running, site, wait_for, write_config
 
 UP = "sample_external_url_up"
@@ -118,6 +119,48 @@ def test_what_stays_goes_on(tmp_path):
         service.assert_ended_well()
 
 
+def test_histograms_go_on(tmp_path):
+    """A reload loses no observation of a target that stays, and keeps none of one that went."""
+    latency, lag = "url_monitor_probe_latency_seconds_count", "url_monitor_schedule_lag_seconds_count"
+    settings = {"interval": "200ms", "timeout": "200ms", "metrics": "{level: full}"}
+    with site() as server, monitored(tmp_path, [f"{server.url}/stays", f"{server.url}/goes"], **settings) as service:
+        stays, goes = (f"{server.url}/{name}" for name in ("stays", "goes"))
+        service.wait_for_sample(latency, 2, url=goes)
+        before = service.wait_for_sample(latency, 10, url=stays)
+        write_config(tmp_path, [stays], **settings)
+        assert post(service)[0] == 200
+        after = service.samples()
+        assert after.get(latency, url=stays) >= before.get(latency, url=stays)
+        assert after.get(latency, url=goes) is None
+        assert after.get(lag) >= before.get(lag)
+        service.wait_for_sample(latency, after.get(latency, url=stays) + 2, url=stays)
+        samples = service.samples()
+        assert samples.get(latency, url=stays) == samples.get(RESULTS, url=stays, result="success")
+
+
+def test_deltas_tell_of_each_probe_once(tmp_path):
+    """Pushed as differences, counters and histograms add up to what was probed, reloads or none."""
+    env = {"OTEL_METRIC_EXPORT_INTERVAL": "250", "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"}
+    settings = {"interval": "200ms", "timeout": "200ms", "metrics": "{level: full}"}
+    with sink() as collector, site() as server:
+        env["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"] = f"{collector.url}/v1/metrics"
+        urls = [f"{server.url}/stays", f"{server.url}/goes"]
+        config = write_config(tmp_path, urls, **settings)
+        with running("run", "-c", str(config), "--port", "0", "--host", "127.0.0.1", env=env) as service:
+            for count, reloaded in ((10, urls[:1]), (20, urls)):
+                service.wait_for_sample(RESULTS, count, url=urls[0], result="success")
+                write_config(tmp_path, reloaded, **settings)
+                assert post(service)[0] == 200
+            service.wait_for_sample(RESULTS, 30, url=urls[0], result="success")
+            service.end(signal.SIGTERM)
+        points = [point for push in collector.pushes() for point in push if point.attributes.get("url") == urls[0]]
+        probed = sum(point.value for point in points if point.name == "url_monitor.probe_results")
+        timed = sum(sum(point.buckets) for point in points if point.name == "url_monitor.probe_latency")
+    assert probed == timed
+    # The last batch of results comes with the stop, and the probe under way is cut off.
+    assert server.hits["/stays"] - 2 <= probed <= server.hits["/stays"]
+
+
 @pytest.mark.parametrize("way", ["rewritten", "renamed over", "symlink", "SIGHUP"])
 def test_ways_to_change(tmp_path, way):
     """A rewritten file, an editor's rename, a ConfigMap's symlink swap and SIGHUP are all noticed."""
@@ -156,7 +199,8 @@ def test_a_bad_file_changes_nothing(tmp_path):
         service.config.write_text(good.replace("interval", "intervall"))
         status, faults = post(service)
         assert (status, faults) == (500, f"{service.config}:1 intervall: unknown key, did you mean 'interval'?\n")
-        assert f"the configuration stays as it was: {faults.strip()}" in service.log.replace("\\\\", "\\")
+        said = f"the configuration stays as it was: {faults.strip()}"
+        wait_for(lambda: said in service.log.replace("\\\\", "\\"), "the log line")
         wait_for(lambda: service.samples().get(CURRENT) == 0, "the metric")
         count = service.samples().get(RESULTS, url=url, result="success")
         samples = service.wait_for_sample(RESULTS, count + 3, url=url, result="success")

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from otel_url_monitor.model import Target
 from otel_url_monitor.scheduler import phase
@@ -42,6 +43,7 @@ from processes import (
     wait_for,
     write_config,
 )
+from servers import OK, Server, answers, certificate_pem, key_pem, own_chain
 
 CANARY = "canary-5a1e"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -51,23 +53,57 @@ DRIVER = """
 import json, logging, sys
 from otel_url_monitor.logs import LogWriter
 from otel_url_monitor.config import Config
-from otel_url_monitor.model import Target
+from otel_url_monitor.model import MetricsLevel, Target
 from otel_url_monitor.service import Options, run
 
-urls, silence_limit, executable = json.loads(sys.argv[1])
+urls, level, options, executable = json.loads(sys.argv[1])
 sys.executable = executable or sys.executable
 targets = tuple(Target(url=url, display_url=url, interval=0.2, timeout=0.2) for url in urls)
-options = Options(config=Config(targets=targets, host="127.0.0.1", port=0), silence_limit=silence_limit)
+config = Config(targets=targets, host="127.0.0.1", port=0, metrics_level=MetricsLevel(level))
+options = Options(config=config, **options)
 LogWriter(logging.INFO).start()
 run(options, lambda url: print(url + "/metrics", flush=True))
 """
 
 
 @contextlib.contextmanager
-def driven(*urls, silence_limit=1.0, executable=None):
+def driven(*urls, level="standard", executable=None, silence_limit=1.0, **options):
     """The service without its command line, with a shorter patience or another interpreter for its workers."""
-    with running_command((sys.executable, "-c", DRIVER, json.dumps([urls, silence_limit, executable]))) as service:
+    settings = json.dumps([urls, level, {"silence_limit": silence_limit, **options}, executable])
+    with running_command((sys.executable, "-c", DRIVER, settings)) as service:
         yield service
+
+
+def rotating(folder, count):
+    """A TLS handshake that shows another certificate each time."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    wraps = [own_chain(folder, certificate_pem("127.0.0.1", key), key=key_pem(key)) for _ in range(count)]
+    turns = itertools.cycle(wraps)
+
+    def wrap(connection):
+        return next(turns)(connection)
+
+    return wrap
+
+
+def test_a_certificate_that_changes_all_the_time(tmp_path):
+    """What a target showed once and never again is forgotten, with the target still there and its counters unbroken."""
+    name = "probe_ssl_last_chain_info"
+    with Server(answers(OK), rotating(tmp_path, 500)) as server:
+        urls = [server.url(f"/{number}") for number in range(10)]
+        with driven(*urls, level="full", tidy_seconds=1.0) as service:
+            shown, kept, counted = set(), [], []
+            while len(shown) < 300:
+                samples = service.samples()
+                shown |= {labels["fingerprint_sha256"] for labels in samples.labels(name)}
+                kept.append(1_000_000 - samples.get("url_monitor_attribute_sets_headroom"))
+                counted.append(samples.total("url_monitor_probe_results_total"))
+                time.sleep(0.25)
+            assert max(kept[4:]) < 200
+            assert len(samples.labels(name)) <= len(urls)
+            assert counted == sorted(counted)
+            service.end(signal.SIGTERM)
+            service.assert_ended_well()
 
 
 def soon(base, count, interval=15.0):

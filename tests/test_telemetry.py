@@ -9,8 +9,20 @@ from collections import Counter
 import pytest
 from opentelemetry.metrics import Observation
 
-from factories import SPAN_ID, TRACE_ID, URL, Metrics, make_hop, make_result, make_target, make_targets
-from otel_url_monitor.model import MetricsLevel
+from factories import (
+    SPAN_ID,
+    STARTED_AT,
+    TRACE_ID,
+    URL,
+    Metrics,
+    make_certificate,
+    make_hop,
+    make_result,
+    make_target,
+    make_targets,
+)
+from otel_url_monitor.instruments import ROWS
+from otel_url_monitor.model import MetricsLevel, Outcome
 from otel_url_monitor.telemetry import ATTRIBUTE_SETS, SnapshotReader, Telemetry
 
 COUNT = 5000
@@ -20,7 +32,7 @@ def test_five_thousand_targets_show_five_thousand_series() -> None:
     """No target is lost to the SDK's limit of 2,000 attribute sets, and the headroom tells what is used."""
     targets = make_targets(COUNT)
     metrics = Metrics(targets, MetricsLevel.MINIMAL)
-    assert metrics.telemetry.headroom() == ATTRIBUTE_SETS
+    assert metrics.telemetry.attribute_sets() == 0
     metrics.probed(*(make_result(target, make_hop()) for target in targets))
     series = _series(metrics)
     assert {name: count for name, count in series.items() if name.startswith(("probe_", "sample_"))} == {
@@ -32,7 +44,7 @@ def test_five_thousand_targets_show_five_thousand_series() -> None:
     }
     assert series["url_monitor_probe_results_total"] == 3 * COUNT
     assert "overflow" not in metrics.text()
-    assert metrics.telemetry.headroom() == ATTRIBUTE_SETS - 3 * COUNT
+    assert metrics.telemetry.attribute_sets() == 3 * COUNT
     assert metrics.lines("url_monitor_attribute_sets_headroom") == [
         f"url_monitor_attribute_sets_headroom {ATTRIBUTE_SETS - 3 * COUNT:.1f}"
     ]
@@ -63,6 +75,43 @@ def test_nothing_is_read_twice() -> None:
 def test_a_reader_without_a_provider_has_nothing() -> None:
     """A reader that nobody feeds says so instead of failing."""
     assert SnapshotReader().read() is None
+
+
+def test_what_is_forgotten() -> None:
+    """Targets that went and labels that nobody shows any more leave no attribute set; counters and histograms go on."""
+    stays, goes = make_target("https://example.com/stays"), make_target("https://example.com/goes")
+    metrics = Metrics([stays, goes], MetricsLevel.FULL)
+    for number in range(100):
+        shown = make_hop(chain=(make_certificate(STARTED_AT, sha256=f"{number:064x}"),))
+        metrics.probed(make_result(stays, shown, trace_id=TRACE_ID), make_result(goes, shown)).text()
+    assert metrics.telemetry.attribute_sets() == 200
+    before = metrics.openmetrics()
+    metrics.at(MetricsLevel.FULL)
+    assert metrics.telemetry.attribute_sets() == 2 * len(Outcome)
+    assert _without_times(metrics.openmetrics()) == _without_times(before)
+    metrics.results.set_targets([stays])
+    metrics.at(MetricsLevel.FULL)
+    assert _without_times(metrics.openmetrics()) == [line for line in _without_times(before) if "/goes" not in line]
+    metrics.probed(make_result(stays, make_hop(), trace_id=TRACE_ID))
+    (count,) = metrics.lines("url_monitor_probe_latency_seconds_count")
+    assert count == 'url_monitor_probe_latency_seconds_count{url="https://example.com/stays"} 101.0'
+
+
+def _without_times(exposition: str) -> list[str]:
+    """The lines that say something of targets."""
+    return [line for line in exposition.split("\n") if "example.com" in line]
+
+
+def test_a_lower_level_says_less_and_a_higher_one_more() -> None:
+    """The level follows at once, down and up again; what is shown of a counter is what it was."""
+    target = make_target()
+    metrics = Metrics([target], MetricsLevel.FULL).probed(make_result(target, make_hop()))
+    full = metrics.lines(*(row.exposed for row in ROWS if row.level is not None))
+    names = {level: set(_series(metrics.at(level))) for level in reversed(MetricsLevel)}
+    assert names[MetricsLevel.MINIMAL] < names[MetricsLevel.STANDARD] < names[MetricsLevel.FULL]
+    assert "url_monitor_probe_latency_seconds_count" in names[MetricsLevel.FULL]
+    assert "url_monitor_probe_latency_seconds_count" not in names[MetricsLevel.STANDARD]
+    assert metrics.at(MetricsLevel.FULL).lines(*(row.exposed for row in ROWS if row.level is not None)) == full
 
 
 def test_who_we_are() -> None:

@@ -56,14 +56,16 @@ class Renderer:
     """Writes down what a reader collects. Not thread-safe.
 
     It gives the same samples as prometheus_client over the stock reader, for half the CPU: labels are
-    rendered once per attribute set (the SDK keeps one mapping for each as long as the reader lives), and
-    nothing is built only to be taken apart again. A label that a series lacks is left out, not empty.
+    rendered once per attribute set (the SDK keeps one mapping for each until it forgets it), and nothing is
+    built only to be taken apart again. A label that a series lacks is left out, not empty.
     """
 
     def __init__(self, reader: SnapshotReader) -> None:
         self._reader = reader
         self._labels: dict[int, tuple[Any, str]] = {}
+        self._labels_before = self._labels
         self._exemplars: dict[str, dict[int, str]] = {}
+        self._exemplars_before = self._exemplars
         self._unknown: set[str] = set()
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
@@ -74,6 +76,9 @@ class Renderer:
         """One complete exposition of this moment."""
         data = self._reader.read()
         lines: list[str] = []
+        # What is not said any more is forgotten.
+        self._labels_before, self._labels = self._labels, {}
+        self._exemplars_before, self._exemplars = self._exemplars, {}
         for resource_metrics in data.resource_metrics if data else ():
             lines += self._info(resource_metrics.resource.attributes, openmetrics=openmetrics)
             for scope in resource_metrics.scope_metrics:
@@ -117,8 +122,8 @@ class Renderer:
         bounds = [*point.explicit_bounds, inf]
         # The reader hands each exemplar out once; like a client library's they stay until a newer one comes,
         # so that a second scraper, or one that reads text, takes none away.
-        latest = self._exemplars.setdefault(name + labels, {})
-        latest |= _exemplars_by_bucket(point)
+        series = name + labels
+        latest = self._exemplars[series] = self._exemplars_before.get(series, {}) | _exemplars_by_bucket(point)
         found = latest if exemplars else {}
         total = 0
         for index, (bound, count) in enumerate(zip(bounds, point.bucket_counts, strict=True)):
@@ -127,9 +132,10 @@ class Renderer:
         yield f"{name}_count{labels} {_number(total)}\n{name}_sum{labels} {_number(point.sum)}\n"
 
     def _labels_of(self, attributes: Any) -> str:
-        kept = self._labels.get(id(attributes))
+        kept = self._labels_before.get(id(attributes))
         if kept is None or kept[0] is not attributes:
-            kept = self._labels[id(attributes)] = (attributes, _render_labels(attributes))
+            kept = attributes, _render_labels(attributes)
+        self._labels[id(attributes)] = kept
         return kept[1]
 
 
@@ -165,10 +171,9 @@ class Exposition:
             self._is_stopping = True
             self._changed.notify()
 
-    def use(self, renderer: Renderer) -> None:
-        """Render by another renderer; once this returns, nothing that the old one made is served any more."""
+    def discard(self) -> None:
+        """Once this returns, nothing that was rendered before is served any more."""
         with self._rendering:
-            self._renderer = renderer
             self._latest = {}
 
     def ready(self, wanted: Format) -> bytes | None:

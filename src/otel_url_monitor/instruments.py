@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
 from otel_url_monitor import __version__
-from otel_url_monitor.model import Certificate, Hop, MetricsLevel, Phases, ProbeResult
+from otel_url_monitor.model import Certificate, Hop, MetricsLevel, Phases, ProbeResult, Target
 from otel_url_monitor.results import Results, TargetState
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -553,6 +553,8 @@ SELF_ROWS: tuple[Row, ...] = (
 ROWS: tuple[Row, ...] = (*TARGET_ROWS, LATENCY, *SELF_ROWS)
 """The whole catalogue, in the order of the exposition."""
 
+_BY_NAME = {row.name: row for row in ROWS}
+
 
 class Instruments:
     """All instruments on one meter. Thread-safe; the callbacks only read a snapshot.
@@ -560,12 +562,13 @@ class Instruments:
     Args:
         meter: where they are made.
         results: what the per-target rows read.
-        level: which rows there are.
+        level: which rows say something.
         service: what the self-metrics read.
     """
 
     def __init__(self, meter: Meter, results: Results, level: MetricsLevel, service: SelfReport) -> None:
         self._results = results
+        self._level = level
         self._service = service
         self._snapshot: tuple[TargetState, ...] = ()
         self._attributes: dict[str, dict[Labels, Mapping[str, str]]] = {}
@@ -573,18 +576,39 @@ class Instruments:
         # what the whole collection shows, and no scrape mixes two probes of a target.
         self._observe(meter, TARGETS, self._observe_targets)
         for row in TARGET_ROWS:
-            if row.level is not None and row.values is not None and level.includes(row.level):
-                self._observe(meter, row, self._target_callback(row.values))
-        self._latency = _histogram(meter, LATENCY, _LATENCY_BUCKETS) if level.includes(_F) else None
+            if row.level is not None and row.values is not None:
+                self._observe(meter, row, self._target_callback(row.level, row.values))
+        self._latency = _histogram(meter, LATENCY, _LATENCY_BUCKETS)
         self._lag = _histogram(meter, LAG, _LAG_BUCKETS)
         self._observe_service(meter)
 
     def record(self, state: TargetState, result: ProbeResult, lag: float) -> None:
         """Add a finished probe to the histograms; the gauges and counters follow from the results."""
         self._lag.record(lag)
-        if self._latency is not None and result.hops and result.hops[-1].completed:
+        if self._level.includes(_F) and result.hops and result.hops[-1].completed:
             context = _exemplar_context(result)
             self._latency.record(result.duration, self._attributes_of(state, ()), context=context)
+
+    def follow(self, level: MetricsLevel) -> Callable[[str, Mapping[str, str]], bool]:
+        """Say from now on what belongs to that level.
+
+        Returns:
+            By an instrument's name and an attribute set, whether that must go on: the counters and histograms of the
+            targets that there are now. A gauge has no past.
+        """
+        self._level = level
+        self._attributes = {}
+        identities = {frozenset(_identity(state.target).items()) for state in self._results.snapshot()}
+
+        def is_current(name: str, attributes: Mapping[str, str]) -> bool:
+            row = _BY_NAME[name]
+            if row.level is None:
+                return True
+            if row.kind == "gauge" or (row is LATENCY and not level.includes(_F)):
+                return False
+            return frozenset(item for item in attributes.items() if item[0] not in row.labels) in identities
+
+        return is_current
 
     def _observe(self, meter: Meter, row: Row, callback: Callable[[CallbackOptions], Iterable[Observation]]) -> None:
         create = meter.create_observable_counter if row.kind == "counter" else meter.create_observable_gauge
@@ -595,10 +619,10 @@ class Instruments:
         yield Observation(len(self._snapshot))
 
     def _target_callback(
-        self, values: Callable[[TargetState], Iterable[Value]]
+        self, level: MetricsLevel, values: Callable[[TargetState], Iterable[Value]]
     ) -> Callable[[CallbackOptions], Iterator[Observation]]:
         def observe(_options: CallbackOptions) -> Iterator[Observation]:
-            for state in self._snapshot:
+            for state in self._snapshot if self._level.includes(level) else ():
                 for value, labels in values(state):
                     yield Observation(value, self._attributes_of(state, labels))
 
@@ -609,7 +633,7 @@ class Instruments:
         kept = self._attributes.setdefault(state.target.id, {})
         attributes = kept.get(labels)
         if attributes is None:
-            attributes = kept[labels] = {"url": state.target.display_url, **dict(state.target.labels), **dict(labels)}
+            attributes = kept[labels] = {**_identity(state.target), **dict(labels)}
         return attributes
 
     def _observe_service(self, meter: Meter) -> None:
@@ -632,6 +656,10 @@ class Instruments:
         self._observe(meter, WORKER_MEMORY, _worker_callback(service, lambda worker: worker.resident_bytes))
         build = {"version": __version__, "python_version": platform.python_version()}
         self._observe(meter, BUILD, lambda _options: [Observation(1, build)])
+
+
+def _identity(target: Target) -> dict[str, str]:
+    return {"url": target.display_url, **dict(target.labels)}
 
 
 def _histogram(meter: Meter, row: Row, buckets: Sequence[float]) -> Histogram:

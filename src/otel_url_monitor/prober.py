@@ -22,6 +22,7 @@ _USER_AGENT = f"otel-url-monitor/{__version__}"
 _LAST_NEWLINE = re.compile(rb"\r?\n\Z")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _IN_PATH = "!$%&'()*+,/:;=@[]~"
+_ASCII = bytes(range(0x80))
 _MALFORMED_URL = 3  # CURLE_URL_MALFORMAT
 _MAX_LOCATION = 64 * 1024  # to take in 90 kB of escapes cost 0.3 s of the interpreter
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -261,7 +262,7 @@ def _redirected_url(request: PreparedRequest, location: str) -> str:
     if len(location) > _MAX_LOCATION:
         raise _FailedError(FailureReason.REDIRECT_INVALID, f"redirected to a URL of {len(location)} characters")
     try:
-        url = urljoin(request.url or "", location.encode("latin-1").decode("utf-8", "replace"))
+        url = urljoin(request.url or "", _as_text(location.encode("latin-1")))
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):
             raise _FailedError(FailureReason.REDIRECT_BLOCKED, "redirected to a scheme other than http and https")
@@ -273,6 +274,14 @@ def _redirected_url(request: PreparedRequest, location: str) -> str:
     except (ValueError, requests.RequestException):
         raise _FailedError(FailureReason.REDIRECT_INVALID, "redirected to a malformed URL") from None
     return checked.url or ""
+
+
+def _as_text(location: bytes) -> str:
+    """A location in UTF-8; in any other encoding its bytes are sent as they came, as browsers and curl do."""
+    try:
+        return location.decode()
+    except UnicodeDecodeError:
+        return quote(location, safe=_ASCII)
 
 
 def _is_upgrade(url: str | None, followed: str | None) -> bool:

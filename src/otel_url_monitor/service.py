@@ -27,7 +27,7 @@ from otel_url_monitor.reloading import FileWatch
 from otel_url_monitor.results import Results, TargetState
 from otel_url_monitor.scheduler import Probed
 from otel_url_monitor.sharding import Shard
-from otel_url_monitor.telemetry import Telemetry
+from otel_url_monitor.telemetry import ATTRIBUTE_SETS, Telemetry
 from otel_url_monitor.web import create_app
 
 _logger = logging.getLogger(__name__)
@@ -66,6 +66,8 @@ class Options:
         shard: which part of the targets is ours.
         workers: prober processes.
         silence_limit: seconds without a word from a worker after which we are not healthy.
+        tidy_seconds: how often to look whether much is kept of what targets no longer show; longer than scrapes are
+            apart.
     """
 
     config: Config
@@ -77,6 +79,7 @@ class Options:
     shard: Shard = field(default_factory=Shard)
     workers: int = 1
     silence_limit: float = SILENCE_LIMIT
+    tidy_seconds: float = 300.0
 
 
 def run(options: Options, announce: Callable[[str], None]) -> None:
@@ -140,6 +143,7 @@ class _Service:
         self._instruments = Instruments(self._telemetry.meter(), self._results, options.config.metrics_level, self)
         self._exposition = Exposition(Renderer(self._telemetry.reader))
         self._reloading = asyncio.Lock()
+        self._recording = threading.Lock()
         app = create_app(self._exposition, self._results, self._fleet.complaints, lambda: self._is_ready, self.reload)
         self._server = _Server(
             uvicorn.Config(
@@ -172,7 +176,8 @@ class _Service:
         # What was made so far stays for good: the collector need not look at it again on every scrape.
         gc.freeze()
         announce(_base_url(listener))
-        background = [asyncio.create_task(self._reload_on(reloads)), asyncio.create_task(self._watch(reloads))]
+        jobs = (self._reload_on(reloads), self._watch(reloads), self._tidy())
+        background = [asyncio.create_task(job) for job in jobs]
         await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
         for task in background:
             task.cancel()
@@ -230,26 +235,36 @@ class _Service:
         if (config.host, config.port) != (self._config.host, self._config.port):
             _logger.warning("server.host and server.port take effect at the next start")
         targets = self._options.shard.mine(config.targets)
-        before = {state.target.id for state in self._results.snapshot()}
-        is_renewed = before != {target.id for target in targets} or config.metrics_level != self._config.metrics_level
-        self._results.set_targets(targets)
-        self._fleet.assign(_assignment(config, targets))
         self._config = config
-        if is_renewed:
-            self._renew_metrics()
+        with self._recording:
+            self._results.set_targets(targets)
+            is_current = self._instruments.follow(config.metrics_level)
+        self._fleet.assign(_assignment(config, targets))
+        self._telemetry.forget(is_current)
+        self._exposition.discard()
 
-    def _renew_metrics(self) -> None:
-        """The SDK never forgets a series: only a new provider does. The counters are ours and go on."""
-        with self._telemetry.renewed():
-            self._instruments = Instruments(self._telemetry.meter(), self._results, self._config.metrics_level, self)
-            self._exposition.use(Renderer(self._telemetry.reader))
+    async def _tidy(self) -> None:
+        """Forget what was shown and is gone: a target may have another certificate on every probe."""
+        usual: int | None = None
+        while True:
+            await asyncio.sleep(self._options.tidy_seconds)
+            kept = self._telemetry.attribute_sets()
+            if usual is None:  # what is still said has come again
+                usual = kept
+            elif kept > 2 * usual:
+                usual = None
+                async with self._reloading:
+                    is_current = self._instruments.follow(self._config.metrics_level)
+                    await asyncio.to_thread(self._telemetry.forget, is_current)
 
     def _take(self, report: Report) -> None:
         for event in report.events:
             if isinstance(event, Probed):
-                before = self._results.record(event.result)
+                with self._recording:  # else the target might go between the two, and its histogram would stay
+                    before = self._results.record(event.result)
+                    if before is not None:
+                        self._instruments.record(before, event.result, event.lag)
                 if before is not None:
-                    self._instruments.record(before, event.result, event.lag)
                     _log(before, event.result)
             else:
                 self._results.record_skipped(event.target_id, event.reason, event.count)
@@ -264,7 +279,7 @@ class _Service:
         return self._telemetry.push_failures
 
     def headroom(self) -> int:
-        return self._telemetry.headroom()
+        return ATTRIBUTE_SETS - self._telemetry.attribute_sets()
 
     def config_loaded_at(self) -> float:
         return self._loaded_at

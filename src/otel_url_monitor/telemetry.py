@@ -1,10 +1,8 @@
 """Build and stop the OpenTelemetry SDK; the only code that knows it."""
 
-import contextlib
 import os
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.context import Context
@@ -99,72 +97,67 @@ class Telemetry:
 
     Attributes:
         resource_attributes: who we are, as `target_info` says it.
+        reader: what `/metrics` is rendered from.
     """
 
     def __init__(self, environment: Environment = Environment()) -> None:  # noqa: B008 - frozen
-        self._environment = environment
         self._losses = Losses()
-        self._resource = _resource()
-        self.resource_attributes = dict(self._resource.attributes)
-        self._sdk = self._make()
-
-    @property
-    def reader(self) -> SnapshotReader:
-        """What `/metrics` is rendered from."""
-        return self._sdk.reader
-
-    def meter(self) -> Meter:
-        """The meter for all of our instruments."""
-        return self._sdk.provider.get_meter("otel_url_monitor", __version__)
-
-    @contextlib.contextmanager
-    def renewed(self) -> Iterator[None]:
-        """Make provider and readers anew, which have seen no attribute set; the old ones end after the body."""
-        old, self._sdk = self._sdk, self._make()
-        yield
-        old.provider.shutdown(timeout_millis=_SHUTDOWN_SECONDS * 1000)
-
-    def _make(self) -> "_Sdk":
-        reader = SnapshotReader()
-        readers: list[MetricReader] = [reader]
-        if self._environment.metrics is not None:
-            readers.append(_pushing_reader(self._environment.metrics, self._environment.interval, self._losses))
-        provider = MeterProvider(
+        resource = _resource()
+        self.resource_attributes = dict(resource.attributes)
+        self.reader = SnapshotReader()
+        readers: list[MetricReader] = [self.reader]
+        if environment.metrics is not None:
+            readers.append(_pushing_reader(environment.metrics, environment.interval, self._losses))
+        self._provider = MeterProvider(
             metric_readers=readers,
-            resource=self._resource,
+            resource=resource,
             views=[_without_exemplars(ObservableGauge), _without_exemplars(ObservableCounter)],
             exemplar_filter=_SampledExemplars(),
             shutdown_on_exit=False,
         )
         # OTEL_SDK_DISABLED governs tracing and push; `/metrics` is served in any case.
-        provider._disabled = False  # noqa: SLF001 - no public way; held by a test
-        return _Sdk(provider, reader)
+        self._provider._disabled = False  # noqa: SLF001 - no public way; held by a test
+
+    def meter(self) -> Meter:
+        """The meter for all of our instruments."""
+        return self._provider.get_meter("otel_url_monitor", __version__)
 
     @property
     def push_failures(self) -> int:
         """Requests to push metrics that failed."""
         return self._losses.failures
 
-    def headroom(self) -> int:
-        """Attribute sets that the fullest instrument can still take before targets would vanish."""
-        sdk = self._sdk
-        storage = sdk.provider._measurement_consumer._reader_storages[sdk.reader]  # noqa: SLF001 - no public way; held by a test
-        # A copy, made in one step: a histogram's first measurement may add to it meanwhile.
-        found = list(storage._instrument_view_instrument_matches.values())  # noqa: SLF001
-        matches = [match for one in found for match in one]
-        return ATTRIBUTE_SETS - max((len(match._attributes_aggregation) for match in matches), default=0)  # noqa: SLF001
+    def attribute_sets(self) -> int:
+        """How many the fullest instrument has, of `ATTRIBUTE_SETS` with which targets would vanish."""
+        return max((len(match._attributes_aggregation) for match in self._storages()), default=0)  # noqa: SLF001
+
+    def forget(self, is_current: Callable[[str, Mapping[str, Any]], bool]) -> None:
+        """Forget attribute sets, which the SDK would keep for the process's lifetime.
+
+        Args:
+            is_current: by an instrument's name and an attribute set, whether that is to go on. Of the others, those
+                that are measured again begin anew.
+        """
+        with self._provider._measurement_consumer._lock:  # noqa: SLF001 - no collection sees one half of it
+            for match in self._storages():
+                name = match._instrument.name  # noqa: SLF001
+                with match._lock:  # noqa: SLF001
+                    match._attributes_aggregation = {  # noqa: SLF001
+                        key: aggregation
+                        for key, aggregation in match._attributes_aggregation.items()  # noqa: SLF001
+                        if is_current(name, aggregation._attributes or {})  # noqa: SLF001
+                    }
+
+    def _storages(self) -> list[Any]:
+        """What the SDK keeps of each instrument for each reader."""
+        # No public way; held by tests. Copied in one step, because a histogram's first measurement may add to them.
+        readers = self._provider._measurement_consumer._reader_storages.values()  # noqa: SLF001
+        found = [list(reader._instrument_view_instrument_matches.values()) for reader in readers]  # noqa: SLF001
+        return [match for of_reader in found for of_instrument in of_reader for match in of_instrument]
 
     def shutdown(self) -> None:
         """Push a last time where that is asked for, within two seconds; then stop collecting."""
-        self._sdk.provider.shutdown(timeout_millis=_SHUTDOWN_SECONDS * 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sdk:
-    """A provider and its reader, which know every attribute set that they have ever seen."""
-
-    provider: MeterProvider
-    reader: SnapshotReader
+        self._provider.shutdown(timeout_millis=_SHUTDOWN_SECONDS * 1000)
 
 
 def _pushing_reader(endpoint: Endpoint, interval: float, losses: Losses) -> MetricReader:
