@@ -212,13 +212,14 @@ def test_gateway_shows_exemplars(tmp_path, target):
         gateway_before_backend(tmp_path) as (gateway, backend),
         monitoring(tmp_path, target, OTEL_EXPORTER_OTLP_ENDPOINT=gateway.endpoint),
     ):
+        seen = set()  # each is shown until the next push, which may come before its trace is written
 
         def linked():
+            seen.update(exemplars(gateway.exposition, "url_monitor_probe_latency_seconds"))
             roots = {
                 (span.trace_id, span.attributes["url.full"]) for span in spans(backend.output) if not span.parent_id
             }
-            found = exemplars(gateway.exposition, "url_monitor_probe_latency_seconds") & roots
-            return {url for _, url in found} == {f"{target.url}/", f"{target.url}/500"}
+            return {url for _, url in seen & roots} == {f"{target.url}/", f"{target.url}/500"}
 
         wait_for(linked, "an exemplar of each target leads to its trace")
 
