@@ -135,7 +135,8 @@ def test_histograms_go_on(tmp_path):
         assert after.get(lag) >= before.get(lag)
         service.wait_for_sample(latency, after.get(latency, url=stays) + 2, url=stays)
         samples = service.samples()
-        assert samples.get(latency, url=stays) == samples.get(RESULTS, url=stays, result="success")
+        # Results are looked at when a collection begins, histograms when it ends; a probe may come in between.
+        assert samples.get(latency, url=stays) - samples.get(RESULTS, url=stays, result="success") in (0, 1)
 
 
 def test_deltas_tell_of_each_probe_once(tmp_path):

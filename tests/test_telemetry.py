@@ -89,16 +89,16 @@ def test_what_is_forgotten() -> None:
     before = metrics.openmetrics()
     metrics.at(MetricsLevel.FULL)
     assert metrics.telemetry.attribute_sets() == 2 * len(Outcome)
-    assert _without_times(metrics.openmetrics()) == _without_times(before)
+    assert _of_targets(metrics.openmetrics()) == _of_targets(before)
     metrics.results.set_targets([stays])
     metrics.at(MetricsLevel.FULL)
-    assert _without_times(metrics.openmetrics()) == [line for line in _without_times(before) if "/goes" not in line]
+    assert _of_targets(metrics.openmetrics()) == [line for line in _of_targets(before) if "/goes" not in line]
     metrics.probed(make_result(stays, make_hop(), trace_id=TRACE_ID))
     (count,) = metrics.lines("url_monitor_probe_latency_seconds_count")
     assert count == 'url_monitor_probe_latency_seconds_count{url="https://example.com/stays"} 101.0'
 
 
-def _without_times(exposition: str) -> list[str]:
+def _of_targets(exposition: str) -> list[str]:
     """The lines that say something of targets."""
     return [line for line in exposition.split("\n") if "example.com" in line]
 
